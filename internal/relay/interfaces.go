@@ -1,0 +1,47 @@
+package relay
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"github.com/detour-relay/detour/internal/key"
+)
+
+// Link is one connection as the relay sees it: a codec over a socket. Fill is
+// called by the one goroutine that owns the connection; Seal, Flush and
+// WaitWritable by whoever is flushing, one at a time; Doom by anyone. All are
+// called once a batch and not once a packet. The owner of the connection closes
+// it, after Fill has returned.
+type Link interface {
+	// Fill reads until the connection ends or turn stops it. turn is given all
+	// bytes not used so far, valid during the call, and returns how many it used.
+	// What is left when turn stops is there at the next Fill.
+	Fill(turn func(batch []byte) (used int, stop bool, err error)) error
+	// Seal takes a copy of whole frames into what Flush writes.
+	Seal(frames []byte) error
+	// Flush writes what was sealed as far as that needs no waiting, and reports
+	// whether nothing is left.
+	Flush() (done bool, err error)
+	// WaitWritable waits until Flush can make progress. It fails when the peer
+	// took no byte for timeout; 0 is no limit.
+	WaitWritable(timeout time.Duration) error
+	// Doom makes Fill and WaitWritable return soon, without blocking.
+	Doom()
+}
+
+// Admitter decides who may log in. It may take its time: it is asked on the
+// connection's own goroutine, before anything else knows the peer.
+type Admitter interface {
+	// Admit returns whether the peer may log in and, if not, a short reason for
+	// counters and logs.
+	Admit(ctx context.Context, peer key.Public, addr netip.Addr) (admitted bool, reason string)
+}
+
+// Conn is an upgraded connection on which the login comes next.
+type Conn struct {
+	Link     Link
+	Addr     netip.AddrPort // of the client; invalid when unknown
+	NotIdeal bool           // the client named another relay as its ideal one
+	LoggedIn func()         // if set, called once when the login is over and has succeeded
+}
