@@ -1,0 +1,63 @@
+# Everything here works rootless and offline once the modules are there, except e2e, which needs Linux and root.
+# Only Go and make are needed for run and test. Tools that check needs go into ./bin, never anywhere else.
+
+GO        ?= go
+export GO
+LINT_VER  := v2.15.0
+LINT      := bin/golangci-lint-$(LINT_VER)
+VERSION   ?= $(or $(shell git describe --tags --always --dirty 2>/dev/null),dev)
+BUILD     := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)"
+MODULES   := . interop
+FOREIGN   := darwin/arm64 windows/amd64 freebsd/amd64 linux/arm
+FUZZTIME  ?= 10s
+# What the e2e target runs unless SCENARIOS says otherwise: everything that this version supports.
+SCENARIOS ?= a b c d e f m n o
+
+.PHONY: run build check fmt lint vet cross tidy test fuzz interop e2e clean
+.DEFAULT_GOAL := build
+
+run: build ## start a relay: ADMIT=any opens it, ARGS= adds flags
+	./bin/detour serve $(if $(ADMIT),--admit $(ADMIT)) $(ARGS)
+
+build: ## bin/detour, static
+	$(BUILD) -o bin/detour ./cmd/detour
+
+check: lint vet cross tidy ## everything that needs no test to run
+
+fmt: $(LINT) ## format all Go files
+	$(LINT) fmt
+
+lint: $(LINT) ## format, style and the import arrows
+	$(LINT) fmt --diff
+	set -e; for m in $(MODULES); do (cd $$m && $(CURDIR)/$(LINT) run ./...); done
+
+vet:
+	set -e; for m in $(MODULES); do (cd $$m && $(GO) vet ./...); done
+
+cross: ## the other systems, tests included, and one 32-bit build
+	set -e; for p in $(FOREIGN); do echo "vet $$p"; CGO_ENABLED=0 GOOS=$${p%/*} GOARCH=$${p#*/} $(GO) vet ./...; done
+	GOOS=linux GOARCH=arm64 $(BUILD) -o /dev/null ./cmd/detour
+
+tidy: ## go.mod and go.sum say what the code imports, no more and no less
+	set -e; for m in $(MODULES); do (cd $$m && $(GO) mod tidy -diff); done
+
+test: ## all tests, with the race detector where there is a C compiler for it
+	./scripts/test.sh -timeout 10m ./...
+
+fuzz: ## each fuzz target for FUZZTIME
+	./scripts/fuzz.sh $(FUZZTIME)
+
+interop: ## against real Tailscale client and server code
+	cd interop && $(GO) test -timeout 15m ./...
+
+e2e: ## real tailscaled clients in the test bed at E2E_BED; SCENARIOS= chooses; root on Linux
+	@test -n "$(E2E_BED)" || { echo "e2e: E2E_BED is not set; hint: make e2e E2E_BED=/path/to/the/bed" >&2; exit 2; }
+	$(MAKE) build
+	E2E_BED="$(E2E_BED)" ./e2e/run.sh $(SCENARIOS)
+
+clean:
+	rm -rf bin
+
+$(LINT):
+	GOBIN=$(CURDIR)/bin $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VER)
+	mv bin/golangci-lint $@

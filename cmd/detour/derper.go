@@ -1,0 +1,53 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/detour-relay/detour/internal/compat"
+	"github.com/detour-relay/detour/internal/config"
+)
+
+func derperCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "derper [derper's flags]",
+		Short: "Run the relay with derper's own command line, and DERP_* variables of the community images",
+		Long: "Run the relay with derper's own command line and key file, so that replacing the binary in a unit file or an\n" +
+			"image works. Admission is open, as derper's is, unless its flags say otherwise. `detour derper -h` lists the flags.",
+		DisableFlagParsing: true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return derper(cmd, args)
+		},
+	}
+}
+
+func derper(cmd *cobra.Command, args []string) error {
+	stdout, stderr := cmd.OutOrStdout(), cmd.ErrOrStderr()
+	res, err := compat.Parse(args, os.Getenv, compat.ThisHost(config.Defaults(thisHost()), stderr))
+	var usage *compat.UsageError
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return nil
+	case errors.As(err, &usage):
+		return fmt.Errorf("%w: %w", errUsage, err)
+	case err != nil:
+		return err
+	case res.Version:
+		_, err := fmt.Fprintf(stdout, "detour %s\n", versionText())
+		return err
+	}
+	if res.Ephemeral {
+		defer os.RemoveAll(res.Config.StateDir)
+	}
+	if err := config.Check(res.Config); err != nil {
+		return err
+	}
+	for _, w := range res.Warnings {
+		fmt.Fprintf(stderr, "detour: warning: %s\n", w)
+	}
+	return serve(cmd.Context(), res.Config, stdout, stderr)
+}

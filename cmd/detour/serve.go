@@ -1,0 +1,76 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/detour-relay/detour/internal/config"
+	"github.com/detour-relay/detour/internal/daemon"
+)
+
+func serveCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the relay",
+		Long: "Run the relay until SIGTERM or SIGINT. With no flags and no config it makes its keys and a certificate,\n" +
+			"prints the DERP map to paste, and admits nobody: say who may use it with --admit-key or --admit.",
+		Args: cobra.NoArgs,
+	}
+	s := bindSettings(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		cfg, err := s.load()
+		if err != nil {
+			return err
+		}
+		return serve(cmd.Context(), cfg, cmd.OutOrStdout(), cmd.ErrOrStderr())
+	}
+	return cmd
+}
+
+// serve runs the relay with a checked config until ctx ends.
+func serve(ctx context.Context, cfg config.Config, stdout, stderr io.Writer) error {
+	log, err := newLogger(cfg, stderr)
+	if err != nil {
+		return err
+	}
+	d, err := daemon.New(ctx, cfg, daemon.Options{Version: versionText(), Logger: log})
+	if err != nil {
+		return err
+	}
+	if err := d.Banner(stdout); err != nil {
+		d.Close()
+		return fmt.Errorf("print the start-up text: %w", err)
+	}
+	stopHangups := keepOnHangup(log)
+	defer stopHangups()
+	log.Info("serving", "version", versionText(), "server_key", d.ServerKey(), "listen", d.Config().Listen, "stun", d.Config().STUNListen)
+	err = d.Run(ctx)
+	log.Info("stopped")
+	return err
+}
+
+// keepOnHangup makes SIGHUP harmless: it must not kill a relay whose operator
+// takes it for a reload.
+func keepOnHangup(log *slog.Logger) (stop func()) {
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range hangups {
+			log.Info("SIGHUP ignored: settings and certificates are read at the start only; restart to change them")
+		}
+	}()
+	return func() {
+		signal.Stop(hangups)
+		close(hangups)
+		<-done
+	}
+}

@@ -1,0 +1,174 @@
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+)
+
+const (
+	// maxAnswer bounds what the client reads of an answer, in bytes.
+	maxAnswer = 16 << 20
+	// clientTimeout bounds one request from dial to the last byte. A context
+	// may be shorter.
+	clientTimeout = 10 * time.Second
+)
+
+// A relay closes the connections of users it does not serve without a word, hence
+// hintHungUp.
+const (
+	hintStart   = `is the relay running? start it with "detour serve", or name its socket with --admin-listen or --state-dir`
+	hintUser    = "run this as the relay's user or as root"
+	hintHungUp  = "it hung up without an answer: " + hintUser + ", and check that it is a relay that listens there"
+	hintSilent  = "the relay does not answer: look at its log, and restart it if need be"
+	hintProgram = "another program, or another version of detour, listens there: check --admin-listen"
+)
+
+// Client asks a running relay over its control API. It keeps no connection
+// between requests, so there is nothing to close. It is safe for concurrent use.
+type Client struct {
+	address   address
+	http      *http.Client
+	maxAnswer int // bytes
+}
+
+// NewClient returns a client for the relay at addr, in the syntax of Listen. It
+// does not connect yet.
+func NewClient(addr string) (*Client, error) {
+	a, err := parseAddress(addr)
+	if err != nil {
+		return nil, err
+	}
+	var dialer net.Dialer
+	return &Client{address: a, maxAnswer: maxAnswer, http: &http.Client{
+		Timeout: clientTimeout,
+		Transport: &http.Transport{
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				return dialer.DialContext(ctx, a.network, a.target)
+			},
+			DisableKeepAlives: true,
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}, nil
+}
+
+// Health asks whether the relay does its work. A relay that is unwell is no
+// error; one that cannot be asked is, and the error ends in what to do.
+func (c *Client) Health(ctx context.Context) (Health, error) {
+	status, body, err := c.get(ctx, "/healthz")
+	if err != nil {
+		return Health{}, err
+	}
+	health, err := decodeHealth(status, body)
+	if err != nil {
+		return Health{}, c.odd("/healthz", err)
+	}
+	return health, nil
+}
+
+// Stats returns the counts of every part of the relay as the JSON that it sent,
+// 16 MiB at most. Errors end in what to do.
+func (c *Client) Stats(ctx context.Context) (json.RawMessage, error) {
+	status, body, err := c.get(ctx, "/stats")
+	switch {
+	case err != nil:
+		return nil, err
+	case status != http.StatusOK:
+		return nil, c.odd("/stats", unexpected(status, body))
+	case !json.Valid(body):
+		return nil, c.odd("/stats", errors.New("the answer is not JSON"))
+	}
+	return body, nil
+}
+
+func decodeHealth(status int, body []byte) (Health, error) {
+	switch status {
+	case http.StatusOK:
+		if string(body) != "ok\n" {
+			return Health{}, unexpected(status, body)
+		}
+		return Health{OK: true}, nil
+	case http.StatusServiceUnavailable:
+		var health Health
+		if err := json.Unmarshal(body, &health); err != nil {
+			return Health{}, fmt.Errorf("decode the problems: %w", err)
+		}
+		health.OK = false // the status says so, whatever stands beside it
+		return health, nil
+	default:
+		return Health{}, unexpected(status, body)
+	}
+}
+
+func unexpected(status int, body []byte) error {
+	const shown = 200 // bytes of a stranger's answer in our error
+	line, _, _ := strings.Cut(strings.TrimSpace(string(body[:min(len(body), shown)])), "\n")
+	return fmt.Errorf("status %d (%q)", status, line)
+}
+
+// get returns the whole answer to a GET of path.
+func (c *Client) get(ctx context.Context, path string) (status int, body []byte, err error) {
+	host := "localhost"
+	if c.address.network == networkTCP {
+		host = c.address.target
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+host+path, nil)
+	if err != nil {
+		return 0, nil, fmt.Errorf("admin: request %s: %w", path, err)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return 0, nil, c.unreachable(err)
+	}
+	defer resp.Body.Close()
+	body, err = io.ReadAll(io.LimitReader(resp.Body, int64(c.maxAnswer)+1))
+	switch {
+	case err != nil:
+		return 0, nil, c.unreachable(err)
+	case len(body) > c.maxAnswer:
+		return 0, nil, c.odd(path, fmt.Errorf("the answer is longer than %d bytes", c.maxAnswer))
+	}
+	return resp.StatusCode, body, nil
+}
+
+// unreachable explains why there was no answer.
+func (c *Client) unreachable(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return fmt.Errorf("admin: ask the relay at %s: %w", c.address, context.Canceled)
+	}
+	var failed net.Error
+	var op *net.OpError
+	hint := hintHungUp
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		hint = hintUser
+	case errors.As(err, &failed) && failed.Timeout():
+		hint = hintSilent
+	case errors.As(err, &op) && op.Op == "dial":
+		hint = hintStart
+	}
+	return fmt.Errorf("admin: cannot ask the relay at %s: %w; hint: %s", c.address, cause(err), hint)
+}
+
+// cause drops the URL that net/http puts before an error: of a unix socket it
+// tells nothing, and the address stands in our own text.
+func cause(err error) error {
+	for {
+		inner := errors.Unwrap(err)
+		if inner == nil {
+			return err
+		}
+		err = inner
+	}
+}
+
+func (c *Client) odd(path string, err error) error {
+	return fmt.Errorf("admin: %s at %s: %w; hint: %s", path, c.address, err, hintProgram)
+}

@@ -1,0 +1,96 @@
+package admin
+
+import (
+	"encoding/json"
+	"net/http"
+	"strings"
+)
+
+// endpoint is one path of the API. All of them answer GET and HEAD alone.
+type endpoint struct {
+	path  string
+	about string // for the listing of a 404
+	serve http.HandlerFunc
+}
+
+func (s *Server) handler() http.Handler {
+	endpoints := []endpoint{
+		{"/healthz", `200 and "ok", or 503 and the problems as JSON`, s.serveHealth},
+		{"/stats", "the counts of every part, as JSON", s.serveStats},
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.requests.Add(1)
+		header := w.Header()
+		header.Set("Cache-Control", "no-store")
+		header.Set("X-Content-Type-Options", "nosniff")
+		header.Set("Cross-Origin-Resource-Policy", "same-origin")
+		if problem := s.foreign(r); problem != "" {
+			s.refusedRequests.Add(1)
+			http.Error(w, problem, http.StatusForbidden)
+			return
+		}
+		for _, e := range endpoints {
+			if e.path != r.URL.Path {
+				continue
+			}
+			if r.Method != http.MethodGet && r.Method != http.MethodHead {
+				header.Set("Allow", "GET, HEAD")
+				http.Error(w, "use GET", http.StatusMethodNotAllowed)
+				return
+			}
+			e.serve(w, r)
+			return
+		}
+		http.Error(w, listing(endpoints), http.StatusNotFound)
+	})
+}
+
+// foreign says what is wrong with a request that a web page may have made: a
+// browser on this machine reaches loopback ports for any page, but no unix socket.
+func (s *Server) foreign(r *http.Request) string {
+	switch {
+	case !s.open:
+		return ""
+	case len(r.Header.Values("Origin")) > 0:
+		return "requests from web pages are refused"
+	case !isLoopbackHost(r.Host):
+		return "the Host header is not a loopback address; hint: ask for " + s.listener.Addr().String()
+	default:
+		return ""
+	}
+}
+
+func listing(endpoints []endpoint) string {
+	var b strings.Builder
+	b.WriteString("no such endpoint; there are:\n")
+	for _, e := range endpoints {
+		b.WriteString("GET " + e.path + "  " + e.about + "\n")
+	}
+	return strings.TrimSuffix(b.String(), "\n")
+}
+
+func (s *Server) serveHealth(w http.ResponseWriter, _ *http.Request) {
+	health := s.health()
+	if !health.OK {
+		s.writeJSON(w, http.StatusServiceUnavailable, health)
+		return
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Write([]byte("ok\n"))
+}
+
+func (s *Server) serveStats(w http.ResponseWriter, _ *http.Request) {
+	s.writeJSON(w, http.StatusOK, s.stats())
+}
+
+func (s *Server) writeJSON(w http.ResponseWriter, status int, value any) {
+	body, err := json.MarshalIndent(value, "", "  ")
+	if err != nil {
+		s.logger.Error("admin: cannot encode an answer", "err", err)
+		http.Error(w, "cannot encode the answer: "+err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	w.Write(append(body, '\n'))
+}

@@ -1,0 +1,75 @@
+// Package config turns one YAML file, DETOUR_* variables and command-line flags
+// into one checked Config. It touches no network and no state.
+package config
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Off disables a listener wherever a listen setting stands.
+const Off = "off"
+
+// The values of CertMode.
+const (
+	CertPin   = "pin"   // a self-signed certificate, made once and pinned in the DERP map
+	CertFiles = "files" // certificate and key from PEM files
+)
+
+// The values of STUNMode.
+const (
+	STUNTailscale = "tailscale" // only requests as Tailscale clients send them
+	STUNRFC       = "rfc"       // any RFC 8489 binding request too
+)
+
+// The values of FrontPage besides an http or https URL to redirect to.
+const (
+	FrontNeutral = "neutral" // a page that names neither DERP nor Tailscale nor Detour
+	FrontBlank   = "blank"   // an empty page
+)
+
+// The values of Admit.
+const (
+	AdmitAny  = "any"  // everybody
+	AdmitNone = "none" // nobody but the keys of AdmitKey
+)
+
+// Config is one relay's settings after all layers are merged and checked. It is
+// passed by value and never changed.
+type Config struct {
+	StateDir  string // directory of keys, certificate and admin socket; made when missing
+	ServerKey string // file of the relay's private key, in derper's format; made when missing
+
+	Listen      string // TCP address of the relay, or Off
+	TLS         bool   // whether Listen speaks TLS; false only behind a proxy that does, or for tests
+	STUNListen  string // UDP address, or Off
+	STUNMode    string // STUNTailscale or STUNRFC
+	HTTPListen  string // TCP address of plain HTTP for captive-portal checks, or Off
+	AdminListen string // "unix:" and a path, a loopback TCP address, or Off
+
+	Hostname   string     // domain or IP that clients dial; empty: the public address
+	PublicIPv4 netip.Addr // address to publish; invalid: found on the interfaces
+	PublicIPv6 netip.Addr // the same
+
+	CertMode string // CertPin or CertFiles
+	Cert     string // PEM file of the certificate chain; in CertPin made when missing, else never empty
+	Key      string // PEM file of its private key; the same
+
+	RegionID   int    // 1..65535; 900-999 are reserved for users
+	RegionCode string // short, for ping and netcheck
+	RegionName string // long, for people
+	NodeName   string // unique over all regions of a DERP map; empty: made from region and server key
+
+	Admit       []string // AdmitAny or AdmitNone; empty: as AdmitNone
+	AdmitKey    []string // node keys, as nodekey:<64 hex>
+	MeshKeyFile string   // 64 hex digits that sibling relays share; empty: no mesh
+
+	FrontPage string // FrontNeutral, FrontBlank or a URL
+
+	WriteTimeout   time.Duration // longest that a peer may take no byte before it is cut off; 0: no limit
+	TCPUserTimeout time.Duration // TCP_USER_TIMEOUT of accepted connections; 0: the system's
+	TCPKeepAlive   time.Duration // idle time before TCP keepalive probes; 0: the system's
+
+	LogFormat string // "text" or "json"
+	LogLevel  string // "debug", "info", "warn" or "error"
+}

@@ -1,0 +1,190 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Explain says in plain words what a relay with the checked configuration c
+// does: for a person, in lines that end in a newline. It names no secret.
+func Explain(c Config) string {
+	var e explainer
+	e.listeners(c)
+	e.admission(c)
+	e.certificate(c)
+	e.derpMap(c)
+	e.rest(c)
+	return e.b.String()
+}
+
+type explainer struct{ b strings.Builder }
+
+// head begins a section.
+func (e *explainer) head(s string) {
+	if e.b.Len() > 0 {
+		e.b.WriteByte('\n')
+	}
+	e.b.WriteString(s + "\n")
+}
+
+func (e *explainer) line(format string, args ...any) {
+	fmt.Fprintf(&e.b, "  "+format+"\n", args...)
+}
+
+func (e *explainer) listeners(c Config) {
+	e.head("Listens")
+	switch {
+	case c.Listen == Off:
+		e.line("relay: off; no packet is relayed")
+	case c.TLS:
+		e.line("relay: %s, with TLS", place("TCP", c.Listen))
+	default:
+		e.line("relay: %s, without TLS; clients need a proxy in front that ends TLS", place("TCP", c.Listen))
+	}
+	switch {
+	case c.STUNListen == Off:
+		e.line("STUN: off; clients cannot measure this relay by UDP or learn their address here")
+	case c.STUNMode == STUNRFC:
+		e.line("STUN: %s, answering every binding request", place("UDP", c.STUNListen))
+	default:
+		e.line("STUN: %s, answering Tailscale clients only", place("UDP", c.STUNListen))
+	}
+	switch {
+	case c.HTTPListen == Off:
+		e.line("plain HTTP: off; clients cannot check for captive portals here")
+	case port(c.HTTPListen) == 80:
+		e.line("plain HTTP: %s, for captive-portal checks", place("TCP", c.HTTPListen))
+	default:
+		e.line("plain HTTP: %s, for captive-portal checks; clients ask on port 80, so forward that to it", place("TCP", c.HTTPListen))
+	}
+	path, isUnix := strings.CutPrefix(c.AdminListen, unixPrefix)
+	switch {
+	case c.AdminListen == Off:
+		e.line("admin API: off; detour healthcheck has nothing to ask")
+	case isUnix:
+		e.line("admin API: unix socket %s", path)
+	default:
+		e.line("admin API: %s", place("TCP", c.AdminListen))
+	}
+	e.frontPage(c.FrontPage)
+}
+
+func (e *explainer) frontPage(page string) {
+	switch page {
+	case FrontNeutral:
+		e.line("a browser sees: a page that does not say what runs here")
+	case FrontBlank:
+		e.line("a browser sees: an empty page")
+	default:
+		e.line("a browser is sent to: %s", page)
+	}
+}
+
+// place says where a checked address listens.
+func place(network, addr string) string {
+	host, n, _ := splitListen(addr, "")
+	where := host
+	switch host {
+	case "", "::":
+		where = "every address"
+	case "0.0.0.0":
+		where = "every IPv4 address"
+	}
+	if n == 0 {
+		return network + " on a port chosen at start, on " + where
+	}
+	return fmt.Sprintf("%s port %d on %s", network, n, where)
+}
+
+func (e *explainer) admission(c Config) {
+	e.head("Who may connect")
+	switch {
+	case slices.Contains(c.Admit, AdmitAny):
+		e.line("everybody who finds the relay (admit: any)")
+	case len(c.AdmitKey) == 0:
+		e.line("nobody; let people in by admit_key, or everybody by admit: [any]")
+	default:
+		e.line("only these node keys:")
+		for _, k := range c.AdmitKey {
+			e.line("  %s", k)
+		}
+	}
+}
+
+func (e *explainer) certificate(c Config) {
+	e.head("Certificate")
+	switch {
+	case c.Listen == Off || !c.TLS:
+		e.line("none is needed")
+	case c.CertMode == CertPin:
+		e.line("self-signed, made once and kept; clients know it by the fingerprint in the DERP map")
+		e.line("certificate: %s", c.Cert)
+		e.line("private key: %s", c.Key)
+	default:
+		e.line("from files; clients accept it when it is valid for the name they dial and an authority they trust issued it")
+		e.line("certificate: %s", c.Cert)
+		e.line("private key: %s", c.Key)
+	}
+}
+
+func (e *explainer) derpMap(c Config) {
+	e.head("The DERP map will say")
+	e.line("region: %d, code %s, name %s", c.RegionID, c.RegionCode, c.RegionName)
+	e.line("node: %s", orWords(c.NodeName, "a name made from the region and the server key"))
+	if c.Listen != Off {
+		e.line("clients dial: %s", dialled(c))
+	}
+	e.line("IPv4: %s", ipWords(c.PublicIPv4))
+	e.line("IPv6: %s", ipWords(c.PublicIPv6))
+}
+
+// dialled says what clients dial. The port is that of listen: the map knows of
+// no proxy in between.
+func dialled(c Config) string {
+	host := orWords(c.Hostname, "the public address")
+	n := port(c.Listen)
+	switch {
+	case n == 0:
+		return host + ", on the port chosen at start"
+	case c.Hostname == "":
+		return fmt.Sprintf("%s, port %d", host, n)
+	}
+	return net.JoinHostPort(host, fmt.Sprint(n))
+}
+
+func (e *explainer) rest(c Config) {
+	e.head("Keeps")
+	e.line("state directory: %s", c.StateDir)
+	e.line("server key: %s", c.ServerKey)
+	e.line("mesh key: %s", orWords(c.MeshKeyFile, "none; this relay has no siblings"))
+	e.head("Limits and log")
+	e.line("a peer that takes no byte: %s", durationWords(c.WriteTimeout, "is cut off after ", "is never cut off"))
+	e.line("data that is not acknowledged: %s", durationWords(c.TCPUserTimeout, "ends the connection after ", "is left to the system"))
+	e.line("TCP keepalive: %s", durationWords(c.TCPKeepAlive, "begins after silence of ", "is left to the system"))
+	e.line("log: %s, from level %s", c.LogFormat, c.LogLevel)
+}
+
+func orWords(s, words string) string {
+	if s == "" {
+		return words
+	}
+	return s
+}
+
+func ipWords(ip netip.Addr) string {
+	if !ip.IsValid() {
+		return "found on the interfaces at start"
+	}
+	return ip.String()
+}
+
+func durationWords(d time.Duration, limited, unlimited string) string {
+	if d == 0 {
+		return unlimited
+	}
+	return limited + formatDuration(d)
+}

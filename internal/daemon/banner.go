@@ -1,0 +1,119 @@
+package daemon
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/detour-relay/detour/internal/config"
+	"github.com/detour-relay/detour/internal/derpmap"
+)
+
+// Banner writes what the operator needs after a start: what runs where, what the
+// firewall must let in, who is admitted, the DERP map ready to paste in three
+// forms, and what to do next.
+func (d *Daemon) Banner(w io.Writer) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "Detour %s is running.\n\n", d.version)
+	d.whereabouts(&b)
+	d.firewall(&b)
+	d.admitted(&b)
+	if err := d.maps(&b); err != nil {
+		return err
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func (d *Daemon) whereabouts(b *strings.Builder) {
+	tls := "TLS"
+	if !d.cfg.TLS {
+		tls = "plain HTTP, for a proxy that speaks TLS"
+	}
+	row := func(name, where, what string) {
+		if where != config.Off && what != "" {
+			what = "  (" + what + ")"
+		}
+		if where == config.Off {
+			what = ""
+		}
+		fmt.Fprintf(b, "  %-6s %s%s\n", name, where, what)
+	}
+	row("relay", d.cfg.Listen, tls)
+	row("STUN", d.cfg.STUNListen, "UDP")
+	row("HTTP", d.cfg.HTTPListen, "captive-portal check")
+	row("admin", d.cfg.AdminListen, "")
+	row("state", d.cfg.StateDir, "keep it: it holds the relay's key and certificate")
+	b.WriteByte('\n')
+}
+
+func (d *Daemon) firewall(b *strings.Builder) {
+	var ports []string
+	for _, p := range []struct{ proto, listen string }{
+		{"TCP", d.cfg.Listen}, {"UDP", d.cfg.STUNListen}, {"TCP", d.cfg.HTTPListen},
+	} {
+		if n := portOf(p.listen); n != 0 {
+			ports = append(ports, fmt.Sprintf("%s %d", p.proto, n))
+		}
+	}
+	fmt.Fprintf(b, "Let in through firewalls and cloud security groups: %s.\n\n", strings.Join(ports, ", "))
+}
+
+func (d *Daemon) admitted(b *strings.Builder) {
+	n := len(d.cfg.AdmitKey)
+	switch {
+	case anyAdmitted(d.cfg):
+		b.WriteString("Admitted: EVERYBODY. Strangers who find this relay can use it and your traffic.\n" +
+			"To close it, leave out --admit any and list your nodes with --admit-key.\n\n")
+	case n > 0:
+		fmt.Fprintf(b, "Admitted: the %d node keys given by --admit-key, nobody else.\n\n", n)
+	default:
+		b.WriteString("Admitted: nobody yet. A client that tries is refused, and its key is logged with what to do:\n" +
+			"  --admit-key nodekey:…   lets in one node; give it once for each\n" +
+			"  --admit any             lets in everybody, strangers too\n" +
+			"`tailscale status --json | jq -r .Self.PublicKey` prints a node's key.\n\n")
+	}
+}
+
+func anyAdmitted(c config.Config) bool {
+	for _, a := range c.Admit {
+		if a == "any" {
+			return true
+		}
+	}
+	return false
+}
+
+// maps writes the three forms of the map, or why there is none.
+func (d *Daemon) maps(b *strings.Builder) error {
+	m, warnings, err := d.Map(false)
+	if err != nil {
+		what, hint, _ := strings.Cut(err.Error(), "; hint: ")
+		fmt.Fprintf(b, "No DERP map yet: %s.\n", what)
+		if hint != "" {
+			fmt.Fprintf(b, "Next: %s.\n", hint)
+		}
+		return nil
+	}
+	for _, w := range warnings {
+		fmt.Fprintf(b, "Warning: %s.\n\n", w)
+	}
+	b.WriteString("The DERP map of this relay, in three forms. Paste the one that fits.\n")
+	for _, f := range []struct {
+		title  string
+		encode func(derpmap.Map) ([]byte, error)
+	}{
+		{"Headscale: save as a file and name it under derp.paths in Headscale's config", derpmap.Headscale},
+		{"JSON: for a URL under derp.urls in Headscale's config, or any other client", derpmap.JSON},
+		{"Tailscale: a member of the policy file (admin console, Access controls)", derpmap.Policy},
+	} {
+		text, err := f.encode(m)
+		if err != nil {
+			return fmt.Errorf("print the DERP map: %w", err)
+		}
+		fmt.Fprintf(b, "\n--- %s\n\n%s\n", f.title, strings.TrimRight(string(text), "\n"))
+	}
+	b.WriteString("\n---\n\nNext: paste it, let the ports in, then on a client: tailscale netcheck, tailscale debug derp " + fmt.Sprint(d.cfg.RegionID) + ".\n" +
+		"A second relay needs its own --region-id. `detour map` prints this map again; for clients older than 1.84: detour map --for-old-clients.\n")
+	return nil
+}

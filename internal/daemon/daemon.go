@@ -1,0 +1,338 @@
+// Package daemon is one running relay, built from one checked config: it plugs
+// the parts into each other, starts them in order and stops them together.
+package daemon
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/detour-relay/detour/internal/admin"
+	"github.com/detour-relay/detour/internal/admit"
+	"github.com/detour-relay/detour/internal/cert"
+	"github.com/detour-relay/detour/internal/config"
+	"github.com/detour-relay/detour/internal/derpmap"
+	"github.com/detour-relay/detour/internal/key"
+	"github.com/detour-relay/detour/internal/listen"
+	"github.com/detour-relay/detour/internal/relay"
+	"github.com/detour-relay/detour/internal/stun"
+	"github.com/detour-relay/detour/internal/web"
+)
+
+// stopLimit is how long parts may take to end once the relay is told to stop.
+const stopLimit = 8 * time.Second
+
+// Options are what a Daemon needs besides its config.
+type Options struct {
+	Version string
+	Logger  *slog.Logger // required
+	// InterfaceAddrs lists the host's addresses; nil: InterfaceAddrs.
+	InterfaceAddrs func() ([]netip.Addr, error)
+}
+
+// Daemon is one relay. Parts that the config turns off are nil.
+type Daemon struct {
+	cfg     config.Config
+	version string
+	log     *slog.Logger
+	started time.Time
+	id      identity
+
+	relay  *relay.Server
+	gate   *admit.Gate
+	source *cert.Source
+	web    *web.Server
+	portal *web.CaptivePortal
+	stun   *stun.Server
+	admin  *admin.Server
+
+	door, httpDoor *listen.Door
+	adminListener  net.Listener
+}
+
+// New reads or makes the relay's state and binds its listeners. The caller runs
+// it, or closes it. Errors say what the operator can do.
+func New(ctx context.Context, cfg config.Config, o Options) (*Daemon, error) {
+	d := &Daemon{cfg: cfg, version: o.Version, log: o.Logger, started: time.Now()}
+	if o.InterfaceAddrs == nil {
+		o.InterfaceAddrs = InterfaceAddrs
+	}
+	interfaces, err := o.InterfaceAddrs()
+	if err != nil {
+		return nil, err
+	}
+	d.id.addrs = publishedAddrs(cfg, interfaces)
+	if err := d.build(ctx); err != nil {
+		d.Close()
+		return nil, err
+	}
+	return d, nil
+}
+
+// build takes the steps of New in order. What is bound when one fails is left
+// to Close.
+func (d *Daemon) build(ctx context.Context) error {
+	if err := os.MkdirAll(d.cfg.StateDir, 0o700); err != nil {
+		return fmt.Errorf("make the state directory: %w; hint: name one that this user may write to with --state-dir", err)
+	}
+	// The admin socket comes first: it tells when another relay has this state.
+	if err := d.listenAdmin(); err != nil {
+		return err
+	}
+	private, created, err := loadOrCreateServerKey(d.cfg.ServerKey)
+	if err != nil {
+		return err
+	}
+	d.id.serverKey = private.Public()
+	if created {
+		d.log.Info("made a server key", "file", d.cfg.ServerKey)
+	}
+	mesh, err := loadMeshKey(d.cfg.MeshKeyFile)
+	if err != nil {
+		return err
+	}
+	sources, err := admissionSources(d.cfg)
+	if err != nil {
+		return err
+	}
+	d.gate = admit.NewGate(admit.Options{Sources: sources, Logger: d.log})
+	d.relay = relay.New(relay.Options{
+		Key: private, MeshKey: mesh, Admit: d.gate, WriteTimeout: d.cfg.WriteTimeout, Logger: d.log,
+	})
+	if err := d.listenRelay(ctx); err != nil {
+		return err
+	}
+	if err := d.listenHTTP(ctx); err != nil {
+		return err
+	}
+	return d.listenSTUN()
+}
+
+func (d *Daemon) listenAdmin() (err error) {
+	if d.cfg.AdminListen == config.Off {
+		return nil
+	}
+	if d.adminListener, err = admin.Listen(d.cfg.AdminListen); err != nil {
+		return err
+	}
+	d.admin = admin.New(admin.Options{
+		Listener: d.adminListener, Health: d.Health, Stats: func() any { return d.Stats() }, Logger: d.log,
+	})
+	return nil
+}
+
+// listenRelay binds the relay's own address.
+func (d *Daemon) listenRelay(ctx context.Context) error {
+	if d.cfg.Listen == config.Off {
+		return nil
+	}
+	tlsConfig, err := d.certificate()
+	if err != nil {
+		return err
+	}
+	d.door, err = listen.Listen(ctx, d.cfg.Listen, d.doorOptions("--listen"))
+	if err != nil {
+		return err
+	}
+	d.cfg.Listen = withPort(d.cfg.Listen, d.door.Addr())
+	d.web = web.New(web.Options{Relay: d.relay, TLS: tlsConfig, FrontPage: d.cfg.FrontPage, Logger: d.log})
+	return nil
+}
+
+// certificate reads or makes what the relay shows to clients; nil without TLS.
+func (d *Daemon) certificate() (*tls.Config, error) {
+	if !d.cfg.TLS {
+		return nil, nil
+	}
+	c, err := d.loadOrCreateCert()
+	if err != nil {
+		return nil, err
+	}
+	if d.cfg.Hostname != "" {
+		if err := cert.CheckName(c, d.cfg.Hostname); err != nil {
+			return nil, err
+		}
+	}
+	d.id.cert = c
+	d.source, err = cert.New(cert.Options{Certificate: c, ServerKeyHex: d.id.serverKey.Hex(), Logger: d.log})
+	if err != nil {
+		return nil, err
+	}
+	return d.source.TLSConfig(), nil
+}
+
+func (d *Daemon) loadOrCreateCert() (*cert.Certificate, error) {
+	if d.cfg.CertMode == config.CertFiles {
+		return cert.LoadFiles(d.cfg.Cert, d.cfg.Key, time.Now())
+	}
+	c, created, err := cert.LoadOrCreatePin(d.cfg.Cert, d.cfg.Key, certNames(d.cfg, d.id.addrs), time.Now())
+	if created {
+		d.log.Info("made a certificate to be pinned by clients", "file", d.cfg.Cert, "names", strings.Join(c.Names(), " "), "not_after", c.NotAfter())
+	}
+	return c, err
+}
+
+func (d *Daemon) listenHTTP(ctx context.Context) (err error) {
+	if d.cfg.HTTPListen == config.Off {
+		return nil
+	}
+	if d.httpDoor, err = listen.Listen(ctx, d.cfg.HTTPListen, d.doorOptions("--http-listen")); err != nil {
+		return err
+	}
+	d.cfg.HTTPListen = withPort(d.cfg.HTTPListen, d.httpDoor.Addr())
+	d.portal = web.NewHTTP(web.HTTPOptions{Logger: d.log})
+	return nil
+}
+
+func (d *Daemon) listenSTUN() error {
+	if d.cfg.STUNListen == config.Off {
+		return nil
+	}
+	mode := stun.Tailscale
+	if d.cfg.STUNMode == config.STUNRFC {
+		mode = stun.RFC
+	}
+	d.stun = stun.New(stun.Options{Mode: mode, Logger: d.log})
+	if err := d.stun.Listen(d.cfg.STUNListen); err != nil {
+		return err
+	}
+	d.cfg.STUNListen = withPort(d.cfg.STUNListen, d.stun.Addrs()[0])
+	return nil
+}
+
+func (d *Daemon) doorOptions(flag string) listen.Options {
+	return listen.Options{Flag: flag, KeepAlive: d.cfg.TCPKeepAlive, UserTimeout: d.cfg.TCPUserTimeout, Logger: d.log}
+}
+
+// withPort puts the port that was really bound into a listen setting.
+func withPort(setting string, bound netip.AddrPort) string {
+	host, _, err := net.SplitHostPort(setting)
+	if err != nil {
+		return setting
+	}
+	return net.JoinHostPort(host, fmt.Sprint(bound.Port()))
+}
+
+// admissionSources makes the sources that the settings name; none means closed.
+func admissionSources(c config.Config) ([]admit.Source, error) {
+	var sources []admit.Source
+	for _, a := range c.Admit {
+		if a == "any" {
+			sources = append(sources, admit.Any())
+		}
+	}
+	var keys []key.Public
+	for _, text := range c.AdmitKey {
+		k, err := key.ParsePublic(text)
+		if err != nil {
+			return nil, fmt.Errorf("admit_key: %w", err)
+		}
+		keys = append(keys, k)
+	}
+	if len(keys) > 0 {
+		sources = append(sources, admit.Keys(keys...))
+	}
+	return sources, nil
+}
+
+// Close releases the listeners of a daemon that is not run.
+func (d *Daemon) Close() {
+	for _, c := range []io.Closer{closer(d.adminListener), closer(d.door), closer(d.httpDoor), closer(d.stun)} {
+		if c != nil {
+			c.Close() // nothing was served: there is nothing to lose
+		}
+	}
+}
+
+// closer is c, or nil when the part behind it is off.
+func closer[T interface {
+	comparable
+	io.Closer
+}](c T) io.Closer {
+	var none T
+	if c == none {
+		return nil
+	}
+	return c
+}
+
+// Map makes the DERP map of the running relay, and what to warn of with it.
+func (d *Daemon) Map(forOldClients bool) (derpmap.Map, []string, error) {
+	m, err := mapOf(d.cfg, d.id, forOldClients)
+	return m, mapWarnings(d.cfg, d.id, forOldClients), err
+}
+
+// Config returns the settings with the ports that were really bound.
+func (d *Daemon) Config() config.Config { return d.cfg }
+
+// ServerKey returns the relay's public key.
+func (d *Daemon) ServerKey() key.Public { return d.id.serverKey }
+
+// Run serves until ctx ends or a part fails, and then stops all parts. It
+// returns nil when ctx ended it; parts that have not ended within stopLimit are
+// left behind with a log line.
+func (d *Daemon) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	parts := d.parts()
+	ended := make(chan error, len(parts))
+	for _, p := range parts {
+		go func() {
+			err := p.serve(ctx)
+			if err != nil {
+				err = fmt.Errorf("%s: %w", p.name, err)
+				cancel(err)
+			}
+			ended <- err
+		}()
+	}
+	<-ctx.Done()
+	var failed error
+	limit := time.NewTimer(stopLimit)
+	defer limit.Stop()
+	for left := len(parts); left > 0; left-- {
+		select {
+		case err := <-ended:
+			failed = errors.Join(failed, err)
+		case <-limit.C:
+			d.log.Warn("some connections did not end in time and are left behind", "parts", left)
+			return failed
+		}
+	}
+	return failed
+}
+
+type part struct {
+	name  string
+	serve func(context.Context) error
+}
+
+// parts lists what runs, given the config.
+func (d *Daemon) parts() []part {
+	list := []part{{"relay", d.relay.Serve}, {"admission", d.gate.Serve}}
+	if d.door != nil {
+		list = append(list, part{"web", d.web.Serve}, part{"listener", func(ctx context.Context) error {
+			return d.door.Serve(ctx, d.web.ServeConn)
+		}})
+	}
+	if d.httpDoor != nil {
+		list = append(list, part{"plain HTTP", d.portal.Serve}, part{"plain HTTP listener", func(ctx context.Context) error {
+			return d.httpDoor.Serve(ctx, d.portal.ServeConn)
+		}})
+	}
+	if d.stun != nil {
+		list = append(list, part{"STUN", d.stun.Serve})
+	}
+	if d.admin != nil {
+		list = append(list, part{"admin", d.admin.Serve})
+	}
+	return list
+}

@@ -1,0 +1,188 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/detour-relay/detour/internal/cert"
+	"github.com/detour-relay/detour/internal/config"
+	"github.com/detour-relay/detour/internal/derpmap"
+	"github.com/detour-relay/detour/internal/key"
+)
+
+// identity is what a relay is known by, besides its settings.
+type identity struct {
+	serverKey key.Public
+	cert      *cert.Certificate // nil without TLS
+	addrs     derpmap.Addresses // as published
+}
+
+// publishedAddrs joins the addresses of the settings with those of the
+// interfaces: what was set wins.
+func publishedAddrs(c config.Config, interfaces []netip.Addr) derpmap.Addresses {
+	a := derpmap.Choose(interfaces)
+	if c.PublicIPv4.IsValid() {
+		a.IPv4 = c.PublicIPv4
+	}
+	if c.PublicIPv6.IsValid() {
+		a.IPv6 = c.PublicIPv6
+	}
+	return a
+}
+
+// InterfaceAddrs returns the addresses of this host's interfaces.
+func InterfaceAddrs() ([]netip.Addr, error) {
+	nets, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, fmt.Errorf("list the addresses of this host: %w", err)
+	}
+	var addrs []netip.Addr
+	for _, n := range nets {
+		if p, err := netip.ParsePrefix(n.String()); err == nil {
+			addrs = append(addrs, p.Addr())
+		}
+	}
+	return addrs, nil
+}
+
+// certNames are the names and addresses that a new pinned certificate is for.
+func certNames(c config.Config, a derpmap.Addresses) []string {
+	var names []string
+	if c.Hostname != "" {
+		names = append(names, c.Hostname)
+	}
+	for _, ip := range []netip.Addr{a.IPv4, a.IPv6} {
+		if ip.IsValid() && ip.String() != c.Hostname {
+			names = append(names, ip.String())
+		}
+	}
+	return names
+}
+
+// relayOf describes the relay for its DERP map. Ports are those that the
+// settings name; where they leave the port to the system, the map cannot be
+// made before the relay runs.
+func relayOf(c config.Config, id identity, forOldClients bool) derpmap.Relay {
+	r := derpmap.Relay{
+		RegionID: c.RegionID, RegionCode: c.RegionCode, RegionName: c.RegionName, NodeName: nodeName(c, id.serverKey),
+		Hostname: c.Hostname, IPv4: id.addrs.IPv4, IPv6: id.addrs.IPv6,
+		Port: portOf(c.Listen), STUNPort: portOf(c.STUNListen), CanPort80: portOf(c.HTTPListen) == 80,
+		TLS: c.TLS, Insecure: forOldClients,
+	}
+	if id.cert != nil && id.cert.SelfSigned() {
+		r.Pin = id.cert.Pin()
+	}
+	return r
+}
+
+// nodeName names the relay within all maps: two relays that were told nothing
+// differ by their keys.
+func nodeName(c config.Config, k key.Public) string {
+	if c.NodeName != "" {
+		return c.NodeName
+	}
+	return fmt.Sprintf("%d-%s", c.RegionID, k.Hex()[:8])
+}
+
+// portOf returns the port of a checked listen setting; 0 when it is off.
+func portOf(listen string) int {
+	_, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		return 0
+	}
+	n, err := strconv.Atoi(port)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// Map makes the DERP map of the relay with these settings from its state
+// directory, without changing anything. The error of a relay that never ran
+// says so. Warnings are for the person who will paste the map.
+func Map(c config.Config, forOldClients bool) (m derpmap.Map, warnings []string, err error) {
+	k, err := LoadServerKey(c.ServerKey)
+	if errors.Is(err, fs.ErrNotExist) {
+		return m, nil, fmt.Errorf("this relay has not run yet: no server key at %s; hint: start it once with `detour serve`, "+
+			"or name its directory with --state-dir (another user's relay has another one)", c.ServerKey)
+	}
+	if err != nil {
+		return m, nil, err
+	}
+	id := identity{serverKey: k.Public()}
+	if c.TLS && c.Listen != config.Off {
+		if id.cert, err = LoadCert(c); err != nil {
+			return m, nil, err
+		}
+	}
+	interfaces, err := InterfaceAddrs()
+	if err != nil {
+		return m, nil, err
+	}
+	id.addrs = publishedAddrs(c, interfaces)
+	if m, err = mapOf(c, id, forOldClients); err != nil {
+		return m, nil, err
+	}
+	return m, mapWarnings(c, id, forOldClients), nil
+}
+
+// mapOf makes the map, or says what is missing in the words of the flags.
+func mapOf(c config.Config, id identity, forOldClients bool) (derpmap.Map, error) {
+	m, err := relayOf(c, id, forOldClients).Map()
+	if errors.Is(err, derpmap.ErrNoAddress) {
+		return m, errors.New(noAddress(id.addrs))
+	}
+	return m, err
+}
+
+// noAddress says why there is no map to paste, and what to do.
+func noAddress(a derpmap.Addresses) string {
+	var b strings.Builder
+	b.WriteString("no public address was found on this machine")
+	if len(a.Private) > 0 {
+		texts := make([]string, len(a.Private))
+		for i, ip := range a.Private {
+			texts[i] = ip.String()
+		}
+		fmt.Fprintf(&b, ", only private ones (%s), as behind a NAT or on a Docker bridge", strings.Join(texts, ", "))
+	}
+	b.WriteString("; hint: say where clients reach it: --public-ipv4 ADDRESS (or --public-ipv6), or --hostname NAME for a domain that points here")
+	if len(a.Private) > 0 {
+		fmt.Fprintf(&b, ". For clients in this network alone, --public-ipv4 with its private address will do")
+	}
+	return b.String()
+}
+
+// mapWarnings says what in the map will not work as it stands.
+func mapWarnings(c config.Config, id identity, forOldClients bool) []string {
+	var w []string
+	if forOldClients {
+		w = append(w, "InsecureForTests turns certificate checks off: anyone on the way can pose as this relay and see who talks to whom "+
+			"(packets stay encrypted end to end); use it only for clients older than 1.84")
+	}
+	if !c.TLS && c.Listen != config.Off {
+		w = append(w, "the relay speaks plain HTTP: the map's host and port must be those of the proxy in front of it that speaks TLS")
+	}
+	if id.cert != nil && id.cert.NotAfter().Before(time.Now()) {
+		w = append(w, "the certificate has expired: clients refuse it")
+	}
+	if c.STUNListen == config.Off {
+		w = append(w, "STUN is off: clients can measure this relay by HTTPS only, and learn their address elsewhere")
+	}
+	return w
+}
+
+// LoadCert reads the certificate of the settings without making one. Of a relay
+// in pin mode that never ran the error matches cert.ErrNoPin.
+func LoadCert(c config.Config) (*cert.Certificate, error) {
+	if c.CertMode == config.CertFiles {
+		return cert.LoadFiles(c.Cert, c.Key, time.Now())
+	}
+	return cert.LoadPin(c.Cert, c.Key, time.Now())
+}
