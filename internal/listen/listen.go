@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -55,6 +56,7 @@ type Door struct {
 	accepted     atomic.Uint64
 	refusedFull  atomic.Uint64
 	acceptErrors atomic.Uint64
+	panics       atomic.Uint64
 	pending      atomic.Int64 // raised by the accept loop alone
 	open         atomic.Int64
 }
@@ -67,8 +69,7 @@ func Listen(ctx context.Context, addr string, o Options) (*Door, error) {
 	config := net.ListenConfig{
 		KeepAliveConfig: keepAlive(o.KeepAlive),
 		Control: func(_, _ string, c syscall.RawConn) error {
-			// Accepted sockets inherit it, which saves a system call for each.
-			return setUserTimeout(c, o.UserTimeout)
+			return setSocketOptions(c, o.UserTimeout)
 		},
 	}
 	config.SetMultipathTCP(false)
@@ -191,7 +192,21 @@ func (d *Door) run(ctx context.Context, c net.Conn, handle Handler) {
 	defer d.open.Add(-1)
 	ready := sync.OnceFunc(func() { d.pending.Add(-1) })
 	defer ready()
+	defer d.survive(c)
 	handle(ctx, c, ready)
+}
+
+// survive keeps a bug that one client has found from ending the relay for all:
+// that client's connection is closed and the bug is reported.
+func (d *Door) survive(c net.Conn) {
+	cause := recover()
+	if cause == nil {
+		return
+	}
+	d.panics.Add(1)
+	_ = c.Close() // it may be closed already
+	d.logger.Error("a connection met a bug in Detour and was closed; please report this",
+		"addr", c.RemoteAddr(), "err", cause, "stack", string(debug.Stack()))
 }
 
 // Stats are a Door's counts since it was made, and what is there now.
@@ -199,6 +214,7 @@ type Stats struct {
 	Accepted     uint64 `json:"accepted"`      // connections given to the handler
 	RefusedFull  uint64 `json:"refused_full"`  // connections closed because too many were unfinished
 	AcceptErrors uint64 `json:"accept_errors"` // failed calls of accept
+	Panics       uint64 `json:"panics"`        // connections that met a bug and were closed for it
 	Pending      int64  `json:"pending"`       // connections now that are not ready
 	Open         int64  `json:"open"`          // connections now, ready or not
 }
@@ -209,6 +225,7 @@ func (d *Door) Stats() Stats {
 		Accepted:     d.accepted.Load(),
 		RefusedFull:  d.refusedFull.Load(),
 		AcceptErrors: d.acceptErrors.Load(),
+		Panics:       d.panics.Load(),
 		Pending:      d.pending.Load(),
 		Open:         d.open.Load(),
 	}

@@ -16,7 +16,7 @@ func TestSocketOptions(t *testing.T) {
 	}{
 		{
 			Options{UserTimeout: 15 * time.Second, KeepAlive: 10 * time.Minute},
-			map[int]int{unix.TCP_USER_TIMEOUT: 15000, unix.TCP_KEEPIDLE: 600, unix.TCP_NODELAY: 1},
+			map[int]int{unix.TCP_USER_TIMEOUT: 15000, unix.TCP_KEEPIDLE: 600, unix.TCP_NODELAY: 1, unix.TCP_NOTSENT_LOWAT: notSentLowAt},
 		},
 		{Options{}, map[int]int{unix.TCP_USER_TIMEOUT: 0, unix.TCP_NODELAY: 1}},
 	} {

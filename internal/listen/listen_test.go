@@ -258,3 +258,43 @@ func TestBindErrors(t *testing.T) {
 		t.Errorf("privileged port: %v", denied)
 	}
 }
+
+func TestPanicEndsOneConnectionOnly(t *testing.T) {
+	var log bytes.Buffer
+	d, err := Listen(t.Context(), "127.0.0.1:0", Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() {
+		served <- d.Serve(ctx, func(_ context.Context, c net.Conn, _ func()) {
+			if d.Stats().Accepted == 1 {
+				panic("a bug")
+			}
+			c.Write([]byte("fine"))
+			c.Close()
+		})
+	}()
+	for i, want := range []string{"", "fine"} {
+		c, err := net.Dial("tcp", d.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(c)
+		if string(got) != want || err != nil {
+			t.Errorf("connection %d: %q, %v; want %q", i, got, err, want)
+		}
+		c.Close()
+	}
+	cancel()
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+	if st := d.Stats(); st.Panics != 1 || st.Open != 0 || st.Pending != 0 {
+		t.Errorf("stats %+v", st)
+	}
+	if !strings.Contains(log.String(), "a bug") || !strings.Contains(log.String(), "stack=") {
+		t.Errorf("log %q", log.String())
+	}
+}
