@@ -1,6 +1,6 @@
 #!/bin/bash
 # Runs bin/detour under real Tailscale clients in the test bed at E2E_BED: network namespaces, NATs, a control server.
-# usage: run.sh [SCENARIO...]   as the bed names them: b or b_hard; none: all that this version supports
+# usage: run.sh [SCENARIO...]   as the bed names them: b or b_hard, or our own "first"; none: all that this version supports
 #        run.sh check           only say whether this machine can run the bed
 #
 # E2E_BED    the bed's directory; it is only read
@@ -14,7 +14,7 @@ set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(dirname "$here")
-supported=(a b c d e f m n o)
+supported=(first a b c d e f m n o)
 export PEERS=${PEERS:-/tmp/peers/bin} TS_VERSION=${TS_VERSION:-v1.102.5}
 export RELAY_FLAGS=${RELAY_FLAGS:-$here/flags-detour.sh}
 out=${E2E_OUT:-/tmp/e2e-out}
@@ -78,9 +78,15 @@ build_peers() {
 
 # run_bed OUT SCENARIO...: one run; the bed's own exit status is not enough, see failed.
 run_bed() {
-  local dir=$1; shift
+  local dir=$1 name rest=(); shift
   rm -f "$dir/results.txt" # of a former run: one that never starts must not be read as its success
-  E2E_OUT=$dir "$E2E_BED/run.sh" "$@" || true
+  for name; do [[ $name == first ]] || rest+=("$name"); done
+  ((${#rest[@]} == 0)) || E2E_OUT=$dir "$E2E_BED/run.sh" "${rest[@]}" || true
+  if ((${#rest[@]} < $#)); then # after the bed, which empties its directory
+    echo "== first"
+    mkdir -p "$dir"
+    E2E_OUT=$dir "$here/first.sh" 2>&1 | tee >(sed 's/^/first  /' >>"$dir/results.txt") || true
+  fi
 }
 
 # failed OUT SCENARIO...: prints those that have a failure or no success in OUT's results. The bed is content with a
