@@ -1,36 +1,27 @@
 // Package link turns one connection into a codec: bytes from the socket become
 // plaintext, frames become records on the socket. A Conn is an ordinary
 // net.Conn while it shakes hands, speaks HTTP and is upgraded. From the first
-// Fill on, only the link methods are used: Fill by the goroutine that owns the
-// connection; Seal, Flush and WaitWritable by one goroutine at a time, whoever
-// flushes; Doom by anyone.
+// Seal or Fill on, only the link methods are used: Fill by the goroutine that
+// owns the connection; Seal, Flush and WaitWritable by one goroutine at a time,
+// whoever flushes; Doom by anyone.
 //
-// This is the portable form, over any net.Conn: Flush leaves the writing to
-// WaitWritable, which blocks.
+// There are two forms of the codec. On Linux, over TCP, the fast one reads and
+// writes the socket itself, as much as it can at once, and makes of crypto/tls
+// a codec that never blocks (fast_linux.go). Everywhere else, and for WebSocket,
+// the portable one does the same over any net.Conn (portable.go).
 package link
 
 import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
-	"io"
 	"net"
-	"sync"
 	"sync/atomic"
 	"time"
 )
 
-const (
-	// idleBuffer is what a connection holds while it waits, in bytes.
-	idleBuffer = 4 << 10
-	// MaxHeld bounds, in bytes, what Fill collects for a turn that uses nothing.
-	MaxHeld = 512 << 10
-	// writeChunk is the largest write, in bytes: one TLS record. Each must make
-	// progress within the time given to WaitWritable, so that a slow line is
-	// told from a dead one.
-	writeChunk = 16 << 10
-)
+// MaxHeld bounds, in bytes, what Fill collects for a turn that uses nothing.
+const MaxHeld = 512 << 10
 
 // longAgo is a deadline that has passed.
 var longAgo = time.Unix(1, 0)
@@ -38,33 +29,54 @@ var longAgo = time.Unix(1, 0)
 // ErrHeld is returned by Fill when MaxHeld bytes were not enough for a turn.
 var ErrHeld = errors.New("link: too many bytes without an end")
 
+// Turn handles one batch of plaintext, valid during the call, and returns how
+// many bytes it used. The rest comes again, with more behind it.
+type Turn = func(batch []byte) (used int, stop bool, err error)
+
+// codec is one form.
+type codec interface {
+	fill(turn Turn) error
+	seal(frames []byte) error
+	flush() (done bool, err error)
+	waitWritable(timeout time.Duration) error
+}
+
 // Conn is one connection.
 type Conn struct {
 	net.Conn          // TLS, plain or WebSocket
 	raw      net.Conn // under TLS, or the same
+	codec    codec
 	doomed   atomic.Bool
 
-	// Owned by the reading goroutine.
-	unread []byte // to be read again before the socket
-	buf    []byte // backing of what Fill hands out
-
-	// Owned by the flushing goroutine.
-	sealed []byte // not written yet
-	spare  []byte // backing of sealed, once all is written
+	unread []byte // Owned by the reading goroutine: to be read again before the socket.
 }
 
-// Accept makes a Conn of an accepted connection. With cfg it becomes the server
-// side of TLS; without, it is plain.
+// Accept makes a Conn of an accepted connection, in the fast form where there is
+// one. With cfg it becomes the server side of TLS; without, it is plain.
 func Accept(raw net.Conn, cfg *tls.Config) *Conn {
+	if c := acceptFast(raw, cfg); c != nil {
+		return c
+	}
+	return AcceptPortable(raw, cfg)
+}
+
+// AcceptPortable is Accept in the portable form.
+func AcceptPortable(raw net.Conn, cfg *tls.Config) *Conn {
 	if cfg == nil {
 		return Over(raw)
 	}
-	return &Conn{Conn: tls.Server(raw, cfg), raw: raw}
+	c := &Conn{Conn: tls.Server(raw, cfg), raw: raw}
+	c.codec = &portable{conn: c}
+	return c
 }
 
 // Over makes a Conn of any connection that is ready to carry data, such as a
 // WebSocket.
-func Over(c net.Conn) *Conn { return &Conn{Conn: c, raw: c} }
+func Over(nc net.Conn) *Conn {
+	c := &Conn{Conn: nc, raw: nc}
+	c.codec = &portable{conn: c}
+	return c
+}
 
 // Handshake completes TLS, if there is any. The connection's deadlines hold.
 func (c *Conn) Handshake(ctx context.Context) error {
@@ -94,14 +106,20 @@ func (c *Conn) Read(p []byte) (int, error) {
 	if len(c.unread) == 0 {
 		return c.Conn.Read(p)
 	}
+	return c.reread(p), nil
+}
+
+// reread hands out what was put back.
+func (c *Conn) reread(p []byte) int {
 	n := copy(p, c.unread)
 	if c.unread = c.unread[n:]; len(c.unread) == 0 {
 		c.unread = nil
 	}
-	return n, nil
+	return n
 }
 
-// Close closes the connection, with TLS's farewell unless it is doomed.
+// Close closes the connection, with TLS's farewell unless it is doomed or has
+// been a codec: then what would be left to say is not worth waiting for.
 func (c *Conn) Close() error {
 	if c.doomed.Load() {
 		return c.raw.Close()
@@ -119,116 +137,34 @@ func (c *Conn) Doom() {
 
 // Fill reads until the connection ends, fails, or turn says stop. turn is given
 // all bytes not used so far and returns how many it used; the rest comes again
-// with more. The batch is valid during the call only. The end of the stream
-// between turns is io.EOF, as any net.Conn has it.
-func (c *Conn) Fill(turn func(batch []byte) (used int, stop bool, err error)) error {
-	if c.buf == nil {
-		c.buf = make([]byte, idleBuffer)
-	}
-	have := 0
-	for {
-		if c.doomed.Load() {
-			return net.ErrClosed
-		}
-		n, readErr := c.Read(c.buf[have:])
-		have += n
-		if n > 0 {
-			used, stop, err := turn(c.buf[:have])
-			if err != nil {
-				return err
-			}
-			if stop {
-				c.Unread(c.buf[used:have])
-				c.buf = nil
-				return nil
-			}
-			have = copy(c.buf, c.buf[used:have])
-		}
-		if readErr != nil {
-			if have > 0 && errors.Is(readErr, io.EOF) {
-				return io.ErrUnexpectedEOF
-			}
-			return readErr
-		}
-		if err := c.fit(have); err != nil {
-			return err
-		}
-	}
-}
-
-// fit grows the buffer when it is full, and gives a grown one back when it is
-// empty, so that a peer which once sent a large packet idles as small as any.
-func (c *Conn) fit(have int) error {
-	switch {
-	case have == len(c.buf):
-		if have >= MaxHeld {
-			return ErrHeld
-		}
-		old := c.buf
-		c.buf = getBuffer(2 * len(old))
-		copy(c.buf, old)
-		putBuffer(old)
-	case have == 0 && len(c.buf) > idleBuffer:
-		putBuffer(c.buf)
-		c.buf = make([]byte, idleBuffer)
-	}
-	return nil
-}
+// with more. The end of the stream between turns is io.EOF, within what a turn
+// waits for io.ErrUnexpectedEOF.
+func (c *Conn) Fill(turn Turn) error { return c.codec.fill(turn) }
 
 // Seal takes a copy of frames into what Flush writes.
-func (c *Conn) Seal(frames []byte) error {
-	if c.sealed == nil {
-		c.sealed, c.spare = c.spare[:0], nil
-	}
-	c.sealed = append(c.sealed, frames...)
-	return nil
-}
+func (c *Conn) Seal(frames []byte) error { return c.codec.seal(frames) }
 
 // Flush writes what was sealed as far as that needs no waiting, and reports
-// whether nothing is left. In this form nothing is written without waiting.
-func (c *Conn) Flush() (done bool, err error) { return len(c.sealed) == 0, nil }
+// whether nothing is left.
+func (c *Conn) Flush() (done bool, err error) { return c.codec.flush() }
 
-// WaitWritable waits until Flush can make progress; in this form it writes a
-// chunk itself. It fails when no byte was taken for timeout; 0 is no limit.
-// After an error the stream is broken and the connection of no further use.
-func (c *Conn) WaitWritable(timeout time.Duration) error {
-	chunk := c.sealed[:min(len(c.sealed), writeChunk)]
+// WaitWritable waits until some of what was sealed is written, or Flush can
+// write some. It fails when no byte was taken for timeout; 0 is no limit. After
+// an error the stream is broken and the connection of no further use.
+func (c *Conn) WaitWritable(timeout time.Duration) error { return c.codec.waitWritable(timeout) }
+
+// writeBefore sets the deadline for a write, 0 meaning none, in a way that
+// cannot undo Doom.
+func (c *Conn) writeBefore(timeout time.Duration) error {
+	var t time.Time
 	if timeout > 0 {
-		if err := c.SetWriteDeadline(time.Now().Add(timeout)); err != nil {
-			return fmt.Errorf("link: set write deadline: %w", err)
-		}
-		if c.doomed.Load() { // the line above may have undone Doom's deadline
-			return net.ErrClosed
-		}
+		t = time.Now().Add(timeout)
 	}
-	if _, err := c.Conn.Write(chunk); err != nil {
+	if err := c.raw.SetWriteDeadline(t); err != nil {
 		return err
 	}
-	if c.sealed = c.sealed[len(chunk):]; len(c.sealed) == 0 {
-		c.keepSpare(chunk)
+	if c.doomed.Load() {
+		return net.ErrClosed
 	}
 	return nil
-}
-
-// keepSpare remembers a small write buffer for the next Seal.
-func (c *Conn) keepSpare(b []byte) {
-	c.sealed = nil
-	if cap(b) <= idleBuffer {
-		c.spare = b[:0]
-	}
-}
-
-var buffers sync.Pool // of *[]byte, larger than idleBuffer
-
-func getBuffer(n int) []byte {
-	if b, ok := buffers.Get().(*[]byte); ok && cap(*b) >= n {
-		return (*b)[:n]
-	}
-	return make([]byte, n)
-}
-
-func putBuffer(b []byte) {
-	if cap(b) > idleBuffer {
-		buffers.Put(&b)
-	}
 }

@@ -1,0 +1,338 @@
+package link
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	readSize    = 64 << 10 // bytes asked of the socket at once
+	scratchSize = 96 << 10 // plaintext of one turn: the largest frame, and a record more
+	keepPartial = 2 << 10  // bytes that a connection may hold to keep the start of a frame
+	// maxEcho bounds, in bytes, what TLS itself may write while it reads (answers
+	// to KeyUpdate, alerts) beyond what the peer has taken.
+	maxEcho = 64 << 10
+)
+
+// fast is the codec over a TCP socket. Reading lives inside one RawConn.Read
+// call: each time the socket is readable it reads all there is into a borrowed
+// buffer, has TLS decrypt it record by record, and hands the plaintext on. A
+// connection that waits holds no buffer, unless a record or frame is incomplete.
+//
+// Nothing inside that call closes a connection: Close would wait for the call
+// itself. Doom makes the call return.
+type fast struct {
+	conn *Conn
+	sock syscall.RawConn
+	tls  *tls.Conn // nil: plain
+	feed *feeder   // nil: plain
+
+	// Owned by the reading goroutine.
+	turn    Turn
+	readFn  func(fd uintptr) bool
+	cipher  []byte // read from the socket, not used yet; borrowed, or own when it waits
+	eof     bool
+	partial []byte // plaintext that turn has not used, while the socket is empty
+	result  error  // why fill ends
+	stopped bool   // turn said stop
+
+	out outgoing
+}
+
+// outgoing is what waits to be written to the socket.
+type outgoing struct {
+	mu sync.Mutex
+
+	// Guarded by mu.
+	buf     *chunk // nil when empty
+	off     int    // written of it
+	sealing bool   // the flusher is in TLS's Write; otherwise a reader is
+	err     error  // of the socket; final
+
+	echoed atomic.Bool // a reader's TLS has written, and nobody else may flush
+
+	writeFn func(fd uintptr) // made once, so that a flush allocates nothing
+	waitFn  func(fd uintptr) bool
+}
+
+func acceptFast(raw net.Conn, cfg *tls.Config) *Conn {
+	tcp, ok := raw.(*net.TCPConn)
+	if !ok {
+		return nil
+	}
+	sock, err := tcp.SyscallConn()
+	if err != nil {
+		return nil // it is closed: the portable form will say so
+	}
+	f := &fast{sock: sock}
+	c := &Conn{Conn: raw, raw: raw, codec: f}
+	f.conn = c
+	if cfg != nil {
+		f.feed = &feeder{TCPConn: tcp, fast: f}
+		f.tls = tls.Server(f.feed, cfg)
+		c.Conn = f.tls
+	}
+	f.readFn = f.readable
+	f.out.writeFn = func(fd uintptr) { f.out.write(int(fd)) }
+	f.out.waitFn = func(fd uintptr) bool { return f.out.writeSome(int(fd)) }
+	return c
+}
+
+// begin turns the connection into a codec, once.
+func (f *fast) begin() {
+	if f.feed != nil && !f.feed.codec {
+		f.feed.codec = true
+		f.cipher = append([]byte(nil), f.feed.ahead...)
+		f.feed.ahead = nil
+	}
+}
+
+// errAgain is what the feeder tells TLS when it has no whole record. TLS takes
+// it for a read deadline, after which it can be read again.
+var errAgain = os.ErrDeadlineExceeded
+
+func (f *fast) fill(turn Turn) error {
+	f.begin()
+	f.turn, f.result, f.stopped = turn, nil, false
+	if f.conn.doomed.Load() {
+		return net.ErrClosed
+	}
+	// What came with the upgrade is there without the socket saying so.
+	if f.digest(); f.result != nil || f.stopped {
+		return f.result
+	}
+	if err := f.sock.Read(f.readFn); err != nil {
+		if f.conn.doomed.Load() {
+			return net.ErrClosed
+		}
+		return fmt.Errorf("read: %w", err)
+	}
+	return f.result
+}
+
+// readable reads the socket until it is empty. It reports false to wait for more.
+func (f *fast) readable(fd uintptr) bool {
+	in := getChunk(readPool)
+	defer putChunk(readPool, in)
+	// What is left of the borrowed buffer needs a place of its own.
+	defer func() { f.cipher = append([]byte(nil), f.cipher...) }()
+	for {
+		in.b = in.b[:copy(in.b[:cap(in.b)], f.cipher)]
+		f.cipher = in.b
+		space := in.b[len(in.b):cap(in.b)]
+		n, err := ignoringEINTR(func() (int, error) { return unix.Read(int(fd), space) })
+		switch {
+		case errors.Is(err, unix.EAGAIN):
+			return false
+		case err != nil:
+			f.result = os.NewSyscallError("read", err)
+			return true
+		}
+		f.eof = n == 0
+		f.cipher = in.b[:len(in.b)+n]
+		f.digest()
+		if f.result != nil || f.stopped {
+			return true
+		}
+	}
+}
+
+// digest decrypts what was read and hands it to turn, until too little is left.
+// The answers that TLS itself has written leave with it.
+func (f *fast) digest() {
+	scratch := getChunk(scratchPool)
+	defer func() { putChunk(scratchPool, scratch) }()
+	plain := append(scratch.b[:0], f.partial...)
+	if f.partial = f.partial[:0]; cap(f.partial) > keepPartial {
+		f.partial = nil
+	}
+	var err error
+	for err == nil {
+		if len(plain) == cap(plain) {
+			if plain, err = f.roomier(scratch, plain); err != nil {
+				break
+			}
+		}
+		fresh := len(plain)
+		plain, err = f.decrypt(plain)
+		if len(plain) == fresh {
+			break
+		}
+		used, stop, turnErr := f.turn(plain)
+		plain = plain[:copy(plain, plain[used:])]
+		if stop && turnErr == nil {
+			f.stopped = true
+			f.conn.Unread(plain)
+			plain = plain[:0]
+		}
+		if turnErr != nil {
+			err = turnErr
+		}
+		if f.stopped {
+			break
+		}
+	}
+	if f.out.echoed.Load() {
+		f.out.echoed.Store(false)
+		f.flush() // its error shows at the next flush or read
+	}
+	switch {
+	case f.stopped, errors.Is(err, errAgain):
+		f.partial = append(f.partial, plain...)
+	case err != nil:
+		f.result = ended(err, len(plain))
+	}
+}
+
+// roomier makes room for more plaintext when a turn could use none of a full
+// scratch buffer.
+func (f *fast) roomier(scratch *chunk, plain []byte) ([]byte, error) {
+	if len(plain) >= MaxHeld {
+		return plain, ErrHeld
+	}
+	bigger := make([]byte, len(plain), 2*cap(plain))
+	copy(bigger, plain)
+	scratch.b = bigger
+	return bigger, nil
+}
+
+// decrypt appends plaintext until there is no more, or no room. It returns
+// errAgain when the socket must be read first.
+func (f *fast) decrypt(plain []byte) ([]byte, error) {
+	for len(plain) < cap(plain) {
+		space := plain[len(plain):cap(plain)]
+		n, err := f.readPlain(space)
+		plain = plain[:len(plain)+n]
+		if err != nil {
+			return plain, err
+		}
+	}
+	return plain, nil
+}
+
+func (f *fast) readPlain(p []byte) (int, error) {
+	switch {
+	case len(f.conn.unread) > 0:
+		return f.conn.reread(p), nil
+	case f.tls != nil:
+		return f.tls.Read(p)
+	case len(f.cipher) > 0:
+		n := copy(p, f.cipher)
+		f.cipher = f.cipher[n:]
+		return n, nil
+	case f.eof:
+		return 0, io.EOF
+	}
+	return 0, errAgain
+}
+
+func (f *fast) seal(frames []byte) error {
+	f.begin()
+	if f.tls == nil {
+		return f.out.add(frames, true)
+	}
+	f.out.seal(true)
+	_, err := f.tls.Write(frames)
+	f.out.seal(false)
+	return err
+}
+
+func (f *fast) flush() (done bool, err error) {
+	o := &f.out
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.buf != nil && o.err == nil {
+		if err := f.sock.Control(o.writeFn); err != nil {
+			return false, err
+		}
+	}
+	return o.buf == nil, o.err
+}
+
+func (f *fast) waitWritable(timeout time.Duration) error {
+	if err := f.conn.writeBefore(timeout); err != nil {
+		return err
+	}
+	if err := f.sock.Write(f.out.waitFn); err != nil {
+		return fmt.Errorf("write: %w", err)
+	}
+	f.out.mu.Lock()
+	defer f.out.mu.Unlock()
+	return f.out.err
+}
+
+func (o *outgoing) seal(on bool) {
+	o.mu.Lock()
+	o.sealing = on
+	o.mu.Unlock()
+}
+
+// errEcho ends a peer that makes TLS answer and does not read the answers.
+var errEcho = errors.New("link: the peer provokes more TLS messages than it reads")
+
+// add queues sealed bytes.
+func (o *outgoing) add(b []byte, ours bool) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.buf == nil {
+		o.buf, o.off = getChunk(outPool), 0
+	}
+	if !ours && !o.sealing {
+		if len(o.buf.b)-o.off+len(b) > maxEcho {
+			return errEcho
+		}
+		o.echoed.Store(true)
+	}
+	o.buf.b = append(o.buf.b, b...)
+	return nil
+}
+
+// write writes what the socket takes now. Called with mu held.
+func (o *outgoing) write(fd int) {
+	for o.buf != nil {
+		n, err := ignoringEINTR(func() (int, error) { return unix.Write(fd, o.buf.b[o.off:]) })
+		switch {
+		case errors.Is(err, unix.EAGAIN):
+			return
+		case err != nil:
+			o.err = os.NewSyscallError("write", err)
+			return
+		}
+		if o.off += n; o.off == len(o.buf.b) {
+			putChunk(outPool, o.buf)
+			o.buf = nil
+		}
+	}
+}
+
+// writeSome is write for the poller: it reports false to be called again once
+// the socket takes more.
+func (o *outgoing) writeSome(fd int) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.buf == nil || o.err != nil {
+		return true
+	}
+	buf, before := o.buf, o.off
+	o.write(fd)
+	return o.buf != buf || o.off > before || o.err != nil
+}
+
+func ignoringEINTR(call func() (int, error)) (int, error) {
+	for {
+		n, err := call()
+		if !errors.Is(err, unix.EINTR) {
+			return n, err
+		}
+	}
+}

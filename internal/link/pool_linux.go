@@ -1,0 +1,28 @@
+package link
+
+import "sync"
+
+// chunk is a pooled buffer. Whoever holds the pointer owns it.
+type chunk struct{ b []byte }
+
+var (
+	readPool    = newPool(readSize)
+	scratchPool = newPool(scratchSize)
+	outPool     = newPool(16 << 10)
+)
+
+// maxPooled is the largest buffer that goes back to a pool, in bytes.
+const maxPooled = 256 << 10
+
+func newPool(size int) *sync.Pool {
+	return &sync.Pool{New: func() any { return &chunk{make([]byte, 0, size)} }}
+}
+
+func getChunk(p *sync.Pool) *chunk { return p.Get().(*chunk) }
+
+func putChunk(p *sync.Pool, c *chunk) {
+	if cap(c.b) <= maxPooled {
+		c.b = c.b[:0]
+		p.Put(c)
+	}
+}
