@@ -65,7 +65,7 @@ func writeAll(l Link, timeout time.Duration) error {
 	}
 }
 
-// seal hands the batch to the link: control frames, then disco, then data.
+// seal hands the batch to the link: control frames, disco, data, news.
 func (p *peer) seal(b batch) error {
 	var err error
 	for i, buf := range b.frames {

@@ -41,7 +41,7 @@ func (s *Server) login(ctx context.Context, c Conn) (*peer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("login: %w", err)
 	}
-	p.out.pushControl(reply, controlLimit)
+	p.out.pushControl(reply)
 	return p, nil
 }
 

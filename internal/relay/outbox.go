@@ -15,8 +15,8 @@ const (
 	dataBytes    = 256 << 10
 	discoPackets = 64
 	discoBytes   = 128 << 10
-	controlLimit = 64 << 10 // bytes of control frames for an ordinary peer
-	watcherLimit = 8 << 20  // the same for a sibling relay, which hears of every peer
+	controlLimit = 64 << 10 // bytes of control frames, and of news for an ordinary peer
+	watcherLimit = 8 << 20  // bytes of news for a sibling relay, which hears of every peer
 	pendingPongs = 32
 )
 
@@ -61,8 +61,9 @@ type outbox struct {
 	mu sync.Mutex
 
 	// Guarded by mu.
-	control  queue // answers and news: never dropped for a packet
+	control  queue // answers: they go first
 	packets  [classes]queue
+	news     queue // who came and went: it goes last, so that a peer's packets come before its end
 	pongs    int            // in control
 	flushing bool           // a flusher is at work, and will look again
 	closed   bool           // nothing is taken any more
@@ -147,15 +148,25 @@ func (o *outbox) push(from key.Public, packet []byte, c class) (r pushed) {
 	return r
 }
 
-// pushControl queues a frame and reports whether it was taken: it is not when
-// the peer is gone or limit bytes of control frames wait already.
-func (o *outbox) pushControl(frame []byte, limit int) bool {
+// pushControl queues an answer or the like, and reports whether it was taken: it
+// is not when the peer is gone or too much waits already.
+func (o *outbox) pushControl(frame []byte) bool {
+	return o.pushFrame(&o.control, frame, controlLimit)
+}
+
+// pushNews queues a frame about another peer, and reports whether it was taken:
+// it is not when the peer is gone or limit bytes of news wait already.
+func (o *outbox) pushNews(frame []byte, limit int) bool {
+	return o.pushFrame(&o.news, frame, limit)
+}
+
+func (o *outbox) pushFrame(q *queue, frame []byte, limit int) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.closed || o.control.size()+len(frame) > limit {
+	if o.closed || q.size()+len(frame) > limit {
 		return false
 	}
-	b := o.control.room(len(frame))
+	b := q.room(len(frame))
 	b.b = append(b.b, frame...)
 	return true
 }
@@ -179,7 +190,7 @@ func (o *outbox) idle() bool {
 }
 
 func (o *outbox) empty() bool {
-	return o.control.buf == nil && o.packets[classDisco].buf == nil && o.packets[classData].buf == nil
+	return o.control.buf == nil && o.packets[classDisco].buf == nil && o.packets[classData].buf == nil && o.news.buf == nil
 }
 
 // begin makes the caller the flusher. It reports false when there is one
@@ -197,8 +208,8 @@ func (o *outbox) begin() bool {
 
 // batch is what a flusher took: frames in the order in which they go.
 type batch struct {
-	frames [1 + classes]*buffer
-	heads  [1 + classes]int
+	frames [2 + classes]*buffer
+	heads  [2 + classes]int
 	loads  [classes]load
 }
 
@@ -216,6 +227,7 @@ func (o *outbox) next() (b batch, ok bool) {
 	for c := range classes {
 		b.frames[1+c], b.heads[1+c], b.loads[c] = o.packets[c].take()
 	}
+	b.frames[1+classes], b.heads[1+classes], _ = o.news.take()
 	o.pongs = 0
 	return b, true
 }
@@ -233,7 +245,7 @@ func (o *outbox) shut() (lost [classes]load) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.closed = true
-	o.control = queue{}
+	o.control, o.news = queue{}, queue{}
 	for c := range classes {
 		_, _, l := o.packets[c].take()
 		lost[c].packets += l.packets

@@ -136,7 +136,7 @@ func (s *Server) tellGone(p *peer) {
 		delete(dst.contacts.from, e)
 		dst.contacts.mu.Unlock()
 		frame = derp.AppendPeerGone(frame[:0], p.key, derp.GoneDisconnected)
-		if dst.out.pushControl(frame, controlLimit) {
+		if dst.out.pushNews(frame, controlLimit) {
 			s.counts.goneDisconnected.Add(1)
 		}
 		dst.flush()

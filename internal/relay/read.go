@@ -191,7 +191,7 @@ func (p *peer) sayNotHere(to key.Public, c class) {
 	if !p.notHere.Allow() {
 		return
 	}
-	if p.out.pushControl(derp.AppendPeerGone(nil, to, derp.GoneNotHere), controlLimit) {
+	if p.out.pushControl(derp.AppendPeerGone(nil, to, derp.GoneNotHere)) {
 		p.server.counts.goneNotHere.Add(1)
 		p.touch(p)
 	}

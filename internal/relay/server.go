@@ -95,7 +95,7 @@ func (s *Server) sweep() {
 		}
 		p.nextBeat += p.beatPeriod
 		beat = derp.AppendKeepAlive(beat[:0])
-		p.out.pushControl(beat, controlLimit)
+		p.out.pushControl(beat)
 		s.counts.keepAlives.Add(1)
 		p.flush()
 	})

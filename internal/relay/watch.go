@@ -24,7 +24,7 @@ func (w *watchers) tell(frame []byte) (flush []*peer) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for p := range w.set {
-		if !p.out.pushControl(frame, watcherLimit) {
+		if !p.out.pushNews(frame, watcherLimit) {
 			p.end(errWatcherSlow)
 			continue
 		}
@@ -66,7 +66,7 @@ func (s *Server) addWatcher(p *peer) {
 		sh.mu.RLock()
 		for _, e := range sh.entries {
 			frame = derp.AppendPeerPresent(frame[:0], e.active.Load().presence())
-			if !p.out.pushControl(frame, watcherLimit) {
+			if !p.out.pushNews(frame, watcherLimit) {
 				p.end(errWatcherSlow)
 			}
 		}
