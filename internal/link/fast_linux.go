@@ -46,6 +46,8 @@ type fast struct {
 	result  error  // why fill ends
 	stopped bool   // turn said stop
 
+	unsure atomic.Bool // the socket was empty, and may have ended unnoticed
+
 	out outgoing
 }
 
@@ -144,7 +146,29 @@ func (f *fast) readable(fd uintptr) bool {
 		if f.result != nil || f.stopped {
 			return true
 		}
+		if n < len(space) && n > 0 {
+			// The socket is empty: another read would only say so. But an end of the
+			// stream that came together with the data gives no second event; check
+			// looks for it later.
+			f.unsure.Store(true)
+			return false
+		}
 	}
+}
+
+// check looks whether the peer has gone since the last read, and wakes the reader
+// if so. It costs a system call, but only once after reads.
+func (f *fast) check() {
+	if !f.unsure.Swap(false) {
+		return
+	}
+	f.sock.Control(func(fd uintptr) { // fails only when it is closed already
+		var b [1]byte
+		n, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		if n == 0 && err == nil {
+			f.conn.Doom()
+		}
+	})
 }
 
 // digest decrypts what was read and hands it to turn, until too little is left.

@@ -39,6 +39,7 @@ type codec interface {
 	seal(frames []byte) error
 	flush() (done bool, err error)
 	waitWritable(timeout time.Duration) error
+	check()
 }
 
 // Conn is one connection.
@@ -152,6 +153,10 @@ func (c *Conn) Flush() (done bool, err error) { return c.codec.flush() }
 // write some. It fails when no byte was taken for timeout; 0 is no limit. After
 // an error the stream is broken and the connection of no further use.
 func (c *Conn) WaitWritable(timeout time.Duration) error { return c.codec.waitWritable(timeout) }
+
+// Check looks whether the peer has hung up without Fill having been woken, and if
+// so ends Fill. Anyone may call it; to be called about once a second.
+func (c *Conn) Check() { c.codec.check() }
 
 // writeBefore sets the deadline for a write, 0 meaning none, in a way that
 // cannot undo Doom.

@@ -23,6 +23,7 @@ func (s *sink) Seal(b []byte) error {
 }
 func (*sink) Flush() (bool, error)             { return true, nil }
 func (*sink) WaitWritable(time.Duration) error { return nil }
+func (*sink) Check()                           {}
 func (*sink) Doom()                            {}
 
 // TestForwardingAllocatesNothing sends batches to several peers in turn, which

@@ -26,6 +26,9 @@ type Link interface {
 	// WaitWritable waits until Flush can make progress. It fails when the peer
 	// took no byte for timeout; 0 is no limit.
 	WaitWritable(timeout time.Duration) error
+	// Check looks for an end of the connection that Fill may have missed, and makes
+	// Fill return if there is one. It never blocks.
+	Check()
 	// Doom makes Fill and WaitWritable return soon, without blocking.
 	Doom()
 }

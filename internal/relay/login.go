@@ -13,6 +13,13 @@ import (
 // errLoginTimeout is what a login that took too long ends with.
 var errLoginTimeout = fmt.Errorf("login not finished within %v", loginTimeout)
 
+// loginUntil is login for as long as ctx lasts.
+func (s *Server) loginUntil(ctx context.Context, c Conn) (*peer, error) {
+	stop := context.AfterFunc(ctx, c.Link.Doom)
+	defer stop()
+	return s.login(ctx, c)
+}
+
 // login carries a connection from the greeting to a peer that may join. The
 // peer's outbox holds its ServerInfo already, so that nothing can be written
 // before it.

@@ -70,8 +70,8 @@ func New(o Options) *Server {
 // PublicKey returns the relay's server key.
 func (s *Server) PublicKey() key.Public { return s.opts.Key.Public() }
 
-// Serve sends keepalives until ctx ends, and returns nil. Connections end with
-// the context that they were served with.
+// Serve sends keepalives until ctx ends; then it dooms every connection and
+// returns nil. The contexts of ServeConn calls must end with it.
 func (s *Server) Serve(ctx context.Context) error {
 	tick := time.NewTicker(sweepPeriod)
 	defer tick.Stop()
@@ -80,6 +80,7 @@ func (s *Server) Serve(ctx context.Context) error {
 		case <-tick.C:
 			s.sweep()
 		case <-ctx.Done():
+			s.dir.each(func(p *peer) { p.link.Doom() })
 			return nil
 		}
 	}
@@ -90,6 +91,7 @@ func (s *Server) sweep() {
 	now := time.Since(s.start)
 	var beat []byte
 	s.dir.each(func(p *peer) {
+		p.link.Check()
 		if now < p.nextBeat {
 			return
 		}
@@ -106,14 +108,17 @@ func (s *Server) sweep() {
 // caller does, after ServeConn has returned.
 func (s *Server) ServeConn(ctx context.Context, c Conn) error {
 	s.counts.accepts.Add(1)
-	stop := context.AfterFunc(ctx, c.Link.Doom)
-	defer stop()
-	p, err := s.login(ctx, c)
+	var p *peer
+	var err error
+	Apart(func() { p, err = s.loginUntil(ctx, c) })
 	if err != nil {
 		s.counts.loginFailures.Add(1)
 		return err
 	}
 	s.admitPeer(p)
+	if ctx.Err() != nil { // Serve may have missed the new peer
+		c.Link.Doom()
+	}
 	if c.LoggedIn != nil {
 		c.LoggedIn()
 	}

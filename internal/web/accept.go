@@ -22,7 +22,9 @@ import (
 func (s *Server) ServeConn(ctx context.Context, raw net.Conn, ready func()) {
 	c := link.Accept(raw, s.tls)
 	defer func() { _ = c.Close() }() // there is nobody to tell
-	up, err := s.greet(ctx, raw, c)
+	var up upgrade
+	var err error
+	relay.Apart(func() { up, err = s.greet(ctx, raw, c) })
 	if err != nil {
 		c.Doom() // no farewell: it would wait for a peer that does not read
 		s.debug(raw, err)
