@@ -288,7 +288,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		go func() {
 			err := p.serve(ctx)
 			if err != nil {
-				err = fmt.Errorf("%s: %w", p.name, err)
+				err = fmt.Errorf("%s failed: %w", p.name, err)
 				cancel(err)
 			}
 			ended <- err

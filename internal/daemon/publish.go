@@ -115,6 +115,9 @@ func Map(c config.Config, forOldClients bool) (m derpmap.Map, warnings []string,
 	if err != nil {
 		return m, nil, err
 	}
+	if err := portsKnown(c); err != nil {
+		return m, nil, err
+	}
 	id := identity{serverKey: k.Public()}
 	if c.TLS && c.Listen != config.Off {
 		if id.cert, err = LoadCert(c); err != nil {
@@ -130,6 +133,17 @@ func Map(c config.Config, forOldClients bool) (m derpmap.Map, warnings []string,
 		return m, nil, err
 	}
 	return m, mapWarnings(c, id, forOldClients), nil
+}
+
+// portsKnown refuses settings of which only the running relay knows the ports.
+func portsKnown(c config.Config) error {
+	for _, l := range []struct{ flag, listen string }{{"--listen", c.Listen}, {"--stun-listen", c.STUNListen}} {
+		if l.listen != config.Off && portOf(l.listen) == 0 {
+			return fmt.Errorf("%s %s leaves the port to the system, so that it is another at each start; "+
+				"hint: name a port, or take the map that `detour serve` prints", l.flag, l.listen)
+		}
+	}
+	return nil
 }
 
 // mapOf makes the map, or says what is missing in the words of the flags.

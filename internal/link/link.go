@@ -49,8 +49,8 @@ type Conn struct {
 	buf    []byte // backing of what Fill hands out
 
 	// Owned by the flushing goroutine.
-	sealed []byte // not written yet
-	spare  []byte // backing of sealed, once all is written
+	sealed  []byte // all since nothing was left; small enough, kept for its backing
+	written int    // how much of sealed
 }
 
 // Accept makes a Conn of an accepted connection. With cfg it becomes the server
@@ -177,8 +177,9 @@ func (c *Conn) fit(have int) error {
 
 // Seal takes a copy of frames into what Flush writes.
 func (c *Conn) Seal(frames []byte) error {
-	if c.sealed == nil {
-		c.sealed, c.spare = c.spare[:0], nil
+	if c.written > 0 {
+		c.sealed = c.sealed[:copy(c.sealed, c.sealed[c.written:])]
+		c.written = 0
 	}
 	c.sealed = append(c.sealed, frames...)
 	return nil
@@ -186,35 +187,39 @@ func (c *Conn) Seal(frames []byte) error {
 
 // Flush writes what was sealed as far as that needs no waiting, and reports
 // whether nothing is left. In this form nothing is written without waiting.
-func (c *Conn) Flush() (done bool, err error) { return len(c.sealed) == 0, nil }
+func (c *Conn) Flush() (done bool, err error) { return c.written == len(c.sealed), nil }
 
 // WaitWritable waits until Flush can make progress; in this form it writes a
 // chunk itself. It fails when no byte was taken for timeout; 0 is no limit.
 // After an error the stream is broken and the connection of no further use.
 func (c *Conn) WaitWritable(timeout time.Duration) error {
-	chunk := c.sealed[:min(len(c.sealed), writeChunk)]
+	chunk := c.sealed[c.written:min(len(c.sealed), c.written+writeChunk)]
+	var deadline time.Time
 	if timeout > 0 {
-		if err := c.SetWriteDeadline(time.Now().Add(timeout)); err != nil {
-			return fmt.Errorf("link: set write deadline: %w", err)
-		}
-		if c.doomed.Load() { // the line above may have undone Doom's deadline
-			return net.ErrClosed
-		}
+		deadline = time.Now().Add(timeout)
+	}
+	// Without a timeout too: the deadline of an earlier wait must not stay.
+	if err := c.SetWriteDeadline(deadline); err != nil {
+		return fmt.Errorf("link: set write deadline: %w", err)
+	}
+	if c.doomed.Load() { // the line above may have undone Doom's deadline
+		return net.ErrClosed
 	}
 	if _, err := c.Conn.Write(chunk); err != nil {
 		return err
 	}
-	if c.sealed = c.sealed[len(chunk):]; len(c.sealed) == 0 {
-		c.keepSpare(chunk)
+	if c.written += len(chunk); c.written == len(c.sealed) {
+		c.reuseSealed()
 	}
 	return nil
 }
 
-// keepSpare remembers a small write buffer for the next Seal.
-func (c *Conn) keepSpare(b []byte) {
-	c.sealed = nil
-	if cap(b) <= idleBuffer {
-		c.spare = b[:0]
+// reuseSealed empties the write buffer, and keeps it only if it is small: its
+// capacity is that of the whole backing, as sealed always starts there.
+func (c *Conn) reuseSealed() {
+	c.written = 0
+	if c.sealed = c.sealed[:0]; cap(c.sealed) > idleBuffer {
+		c.sealed = nil
 	}
 }
 
