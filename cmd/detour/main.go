@@ -27,6 +27,8 @@ const (
 )
 
 func main() {
+	// A log that nobody reads any more must not end the relay.
+	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	status := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()

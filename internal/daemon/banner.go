@@ -78,7 +78,7 @@ func (d *Daemon) admitted(b *strings.Builder) {
 		b.WriteString("Admitted: nobody yet. A client that tries is refused, and its key is logged with what to do:\n" +
 			"  --admit-key nodekey:…   lets in one node; give it once for each\n" +
 			"  --admit any             lets in everybody, strangers too\n" +
-			"`tailscale status --json | jq -r .Self.PublicKey` prints a node's key.\n\n")
+			"On a node, `tailscale status --json | grep -m1 PublicKey` shows its key.\n\n")
 	}
 }
 
@@ -120,8 +120,11 @@ func (d *Daemon) maps(b *strings.Builder) error {
 		}
 		fmt.Fprintf(b, "\n--- %s\n\n%s\n", f.title, strings.TrimRight(string(text), "\n"))
 	}
-	b.WriteString("\n---\n\nNext: paste it, let the ports in, then on a client: tailscale netcheck, tailscale debug derp " + fmt.Sprint(d.cfg.RegionID) + ".\n" +
-		"A second relay needs its own --region-id. `detour map` with the same flags prints this map again, and with --for-old-clients\n" +
+	b.WriteString("\n---\n\nNext: paste it, let the ports in, then on a client: `tailscale netcheck` lists the region")
+	if d.cfg.Listen != config.Off {
+		b.WriteString(", and `tailscale ping` to another\nnode begins via DERP(" + d.cfg.RegionCode + ")")
+	}
+	b.WriteString(".\nA second relay needs its own --region-id. `detour map` with the same flags prints this map again, and with --for-old-clients\n" +
 		"one for clients older than 1.84.\n")
 	return nil
 }
