@@ -48,7 +48,7 @@ fuzz: ## each fuzz target for FUZZTIME
 	./scripts/fuzz.sh $(FUZZTIME)
 
 interop: ## against real Tailscale client and server code
-	cd interop && $(GO) test -timeout 15m ./...
+	cd interop && $(GO) test -tags ts_debug_websockets -timeout 15m ./...
 
 e2e: ## real tailscaled clients in the test bed at E2E_BED; SCENARIOS= chooses; root on Linux
 	@test -n "$(E2E_BED)" || { echo "e2e: E2E_BED is not set; hint: make e2e E2E_BED=/path/to/the/bed" >&2; exit 2; }

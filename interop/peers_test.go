@@ -269,7 +269,11 @@ func connect(t testing.TB, dial dialer, region *tailcfg.DERPRegion, id identity)
 			events <- e
 		}
 	}()
-	t.Cleanup(s.close)
+	t.Cleanup(func() {
+		s.close()
+		for range events { // until the goroutine has ended
+		}
+	})
 	return &peer{s, t, id.key.Public(), events}
 }
 

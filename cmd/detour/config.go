@@ -13,7 +13,7 @@ func configCommand() *cobra.Command {
 	example := &cobra.Command{
 		Use:   "example",
 		Short: "Print an annotated config file with all defaults",
-		Args:  cobra.NoArgs,
+		Args:  noArguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			_, err := cmd.OutOrStdout().Write(config.Example())
 			return err
@@ -23,7 +23,7 @@ func configCommand() *cobra.Command {
 		Use:   "check FILE",
 		Short: "Check a config file and explain it in words",
 		Long:  "Check a config file, together with the DETOUR_* variables of this environment, and explain it in words.",
-		Args:  cobra.ExactArgs(1),
+		Args:  arguments(1, 1, "FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			cfg, err := config.Load(args[0], thisHost(), os.Environ(), nil)
 			if err != nil {

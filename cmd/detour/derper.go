@@ -33,7 +33,7 @@ func derper(cmd *cobra.Command, args []string) error {
 	case errors.Is(err, flag.ErrHelp):
 		return nil
 	case errors.As(err, &usage):
-		return fmt.Errorf("%w: %w", errUsage, err)
+		return &usageError{err.Error()}
 	case err != nil:
 		return err
 	case res.Version:

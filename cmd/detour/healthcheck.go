@@ -19,7 +19,7 @@ func healthcheckCommand() *cobra.Command {
 		Use:   "healthcheck",
 		Short: "Ask the running relay whether it is well: exit status 0 or 1",
 		Long:  "Ask the running relay over its admin listener whether it is well. Takes the flags of `detour serve`; --state-dir,\n--admin-listen and --config tell it where to ask.",
-		Args:  cobra.NoArgs,
+		Args:  noArguments(),
 	}
 	s := bindSettings(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

@@ -20,7 +20,7 @@ func keyShowCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "show",
 		Short: "Show the public keys in the state directory",
-		Args:  cobra.NoArgs,
+		Args:  noArguments(),
 	}
 	s := bindSettings(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -62,7 +62,7 @@ func keyGenerateCommand() *cobra.Command {
 		Short: "Make a server key in a new file, in derper's format",
 		Long: "Make a server key. Without FILE it goes where `detour serve` looks for it. A file that exists is never\n" +
 			"overwritten. `detour serve` makes a key by itself; this is for provisioning.",
-		Args: cobra.MaximumNArgs(1),
+		Args: arguments(0, 1, "FILE"),
 	}
 	s := bindSettings(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

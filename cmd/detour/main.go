@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -26,14 +27,23 @@ const (
 )
 
 func main() {
+	// A log that nobody reads any more must not end the relay.
+	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	status := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	os.Exit(status)
 }
 
-// errUsage marks an error of the command line.
-var errUsage = errors.New("usage")
+// usageError says that the command line itself is wrong.
+type usageError struct{ reason string }
+
+func (e *usageError) Error() string { return e.reason }
+
+// wrongUsage makes a usageError that ends in where the right usage is told.
+func wrongUsage(cmd *cobra.Command, reason string) error {
+	return &usageError{fmt.Sprintf("%s; hint: see `%s --help`", reason, cmd.CommandPath())}
+}
 
 // run carries out one command line and returns its exit status.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
@@ -42,17 +52,28 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	err := root.ExecuteContext(ctx)
-	switch {
-	case err == nil:
+	if err == nil {
 		return exitOK
-	case errors.Is(err, errReported):
+	}
+	if errors.Is(err, errReported) {
 		return exitFailed
-	case errors.Is(err, errUsage):
-		fmt.Fprintf(stderr, "detour: %v\n", err)
+	}
+	printError(stderr, err)
+	var usage *usageError
+	if errors.As(err, &usage) {
 		return exitUsage
-	default:
-		fmt.Fprintf(stderr, "detour: %v\n", err)
-		return exitFailed
+	}
+	return exitFailed
+}
+
+// printError prints an error of one or several lines. An indented line belongs
+// to the one above it.
+func printError(w io.Writer, err error) {
+	for line := range strings.SplitSeq(err.Error(), "\n") {
+		if !strings.HasPrefix(line, " ") {
+			line = "detour: " + line
+		}
+		fmt.Fprintln(w, line)
 	}
 }
 
@@ -69,11 +90,13 @@ func rootCommand() *cobra.Command {
 			"  detour serve --admit any              an open one",
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          cobra.NoArgs,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+
+		SuggestionsMinimumDistance: maxSlips,
+		Args:                       noSuchCommand,
+		RunE:                       func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return fmt.Errorf("%w: %w; hint: see `%s --help`", errUsage, err, cmd.CommandPath())
+		return wrongUsage(cmd, err.Error())
 	})
 	root.AddCommand(serveCommand(), mapCommand(), keyCommand(), configCommand(), healthcheckCommand(), derperCommand(), versionCommand())
 	return root
@@ -84,22 +107,55 @@ func group(use, short string, sub ...*cobra.Command) *cobra.Command {
 	c := &cobra.Command{
 		Use:   use,
 		Short: short,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return fmt.Errorf("%w: unknown command %q; hint: see `%s --help`", errUsage, args[0], cmd.CommandPath())
-			}
-			return cmd.Help()
-		},
+		Args:  noSuchCommand,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+
+		SuggestionsMinimumDistance: maxSlips,
 	}
 	c.AddCommand(sub...)
 	return c
 }
 
+// maxSlips is how many typing slips away an unknown command is still taken for
+// one that exists.
+const maxSlips = 2
+
+// noSuchCommand is for commands that only have subcommands: an argument is one
+// that does not exist.
+func noSuchCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	reason := fmt.Sprintf("unknown command %q", args[0])
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		return &usageError{fmt.Sprintf("%s; hint: did you mean `%s %s`?", reason, cmd.CommandPath(), near[0])}
+	}
+	return wrongUsage(cmd, reason)
+}
+
+// arguments takes least to most arguments, and calls them what the user does.
+func arguments(least, most int, what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		switch {
+		case len(args) > most && most == 0:
+			return wrongUsage(cmd, fmt.Sprintf("unexpected argument %q: `%s` takes none", args[0], cmd.CommandPath()))
+		case len(args) > most:
+			return wrongUsage(cmd, fmt.Sprintf("unexpected argument %q: `%s` takes one %s", args[most], cmd.CommandPath(), what))
+		case len(args) < least:
+			return wrongUsage(cmd, fmt.Sprintf("no %s is given to `%s`", what, cmd.CommandPath()))
+		}
+		return nil
+	}
+}
+
+// noArguments is for commands that are told everything by flags.
+func noArguments() cobra.PositionalArgs { return arguments(0, 0, "") }
+
 func versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
-		Args:  cobra.NoArgs,
+		Args:  noArguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			_, err := fmt.Fprintf(cmd.OutOrStdout(), "detour %s\n", versionText())
 			return err

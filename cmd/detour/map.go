@@ -15,7 +15,7 @@ func mapCommand() *cobra.Command {
 		Short: "Print the DERP map of this relay",
 		Long: "Print the DERP map of this relay alone on standard output, and warnings on standard error. It takes the flags\n" +
 			"of `detour serve`: give it the same ones, or the same --config. The relay must have run once.",
-		Args: cobra.NoArgs,
+		Args: noArguments(),
 	}
 	s := bindSettings(cmd)
 	format := cmd.Flags().String("format", "headscale", "`form` of the map: headscale (YAML), json, or policy (Tailscale policy file)")
@@ -25,7 +25,7 @@ func mapCommand() *cobra.Command {
 			"headscale": derpmap.Headscale, "json": derpmap.JSON, "policy": derpmap.Policy,
 		}[*format]
 		if !ok {
-			return fmt.Errorf("%w: --format %q is unknown; hint: use headscale, json or policy", errUsage, *format)
+			return &usageError{fmt.Sprintf("--format %q is unknown; hint: use headscale, json or policy", *format)}
 		}
 		cfg, err := s.load()
 		if err != nil {

@@ -21,7 +21,7 @@ func serveCommand() *cobra.Command {
 		Short: "Run the relay",
 		Long: "Run the relay until SIGTERM or SIGINT. With no flags and no config it makes its keys and a certificate,\n" +
 			"prints the DERP map to paste, and admits nobody: say who may use it with --admit-key or --admit.",
-		Args: cobra.NoArgs,
+		Args: noArguments(),
 	}
 	s := bindSettings(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -40,6 +40,8 @@ func serve(ctx context.Context, cfg config.Config, stdout, stderr io.Writer) err
 	if err != nil {
 		return err
 	}
+	stopHangups := keepOnHangup(log)
+	defer stopHangups()
 	d, err := daemon.New(ctx, cfg, daemon.Options{Version: versionText(), Logger: log})
 	if err != nil {
 		return err
@@ -48,8 +50,6 @@ func serve(ctx context.Context, cfg config.Config, stdout, stderr io.Writer) err
 		d.Close()
 		return fmt.Errorf("print the start-up text: %w", err)
 	}
-	stopHangups := keepOnHangup(log)
-	defer stopHangups()
 	log.Info("serving", "version", versionText(), "server_key", d.ServerKey(), "listen", d.Config().Listen, "stun", d.Config().STUNListen)
 	err = d.Run(ctx)
 	log.Info("stopped")

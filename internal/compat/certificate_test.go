@@ -27,7 +27,8 @@ func TestManualCertificates(t *testing.T) {
 		{"domain, garbage is the loader's", "derp.example.com", []byte("x"), []byte("k"), config.CertFiles, nil},
 		{"domain, huge is the loader's", "derp.example.com", make([]byte, maxCertFile+1), []byte("k"), config.CertFiles, nil},
 		{"domain, none", "derp.example.com", nil, nil, "", []string{
-			"/certs/derp.example.com.crt", "/certs/derp.example.com.key", "hint: "}},
+			"/certs/derp.example.com.crt", "/certs/derp.example.com.key", "hint: ",
+		}},
 		{"domain, no key", "derp.example.com", signed, nil, "", []string{"derp.example.com.key is missing", "hint: "}},
 		{"domain, no certificate", "derp.example.com", nil, []byte("k"), "", []string{"derp.example.com.crt is missing"}},
 		{"address, none", "192.0.2.1", nil, nil, config.CertPin, nil},

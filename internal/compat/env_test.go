@@ -29,8 +29,11 @@ func TestImages(t *testing.T) {
 		env    environ
 		change func(*config.Config)
 	}{
-		{"derper, manual, mounted certificates", environ{"DERP_DOMAIN": "derp.example.com", "DERP_CERT_MODE": "manual"},
-			func(c *config.Config) { domain(c, "/app/certs") }},
+		{
+			"derper, manual, mounted certificates",
+			environ{"DERP_DOMAIN": "derp.example.com", "DERP_CERT_MODE": "manual"},
+			func(c *config.Config) { domain(c, "/app/certs") },
+		},
 		{"derper, the image's own variables", environ{
 			"DERP_DOMAIN": "derp.example.com", "DERP_CERT_MODE": "manual", "DERP_CERT_DIR": "/ssl", "DERP_ADDR": ":8443",
 			"DERP_STUN": "true", "DERP_STUN_PORT": "3479", "DERP_HTTP_PORT": "-1", "DERP_VERIFY_CLIENTS": "false",
@@ -39,23 +42,35 @@ func TestImages(t *testing.T) {
 			domain(c, "/ssl")
 			c.Listen, c.STUNListen, c.HTTPListen = ":8443", ":3479", config.Off
 		}},
-		{"derper, a guide's address", environ{"DERP_DOMAIN": "derp.example.com", "DERP_CERT_MODE": "manual", "DERP_ADDR": "12345"},
-			func(c *config.Config) { domain(c, "/app/certs"); c.Listen = ":12345" }},
-		{"derper, behind a proxy", environ{"DERP_DOMAIN": "derp.example.com", "DERP_ADDR": ":8080", "DERP_STUN": "false"},
+		{
+			"derper, a guide's address",
+			environ{"DERP_DOMAIN": "derp.example.com", "DERP_CERT_MODE": "manual", "DERP_ADDR": "12345"},
+			func(c *config.Config) { domain(c, "/app/certs"); c.Listen = ":12345" },
+		},
+		{
+			"derper, behind a proxy",
+			environ{"DERP_DOMAIN": "derp.example.com", "DERP_ADDR": ":8080", "DERP_STUN": "false"},
 			func(c *config.Config) {
 				c.Hostname, c.Listen, c.TLS = "derp.example.com", ":8080", false
 				c.Cert, c.Key = "/var/lib/derper/pin.crt", "/var/lib/derper/pin.key"
 				c.HTTPListen, c.STUNListen = config.Off, config.Off
-			}},
+			},
+		},
 		{"ip_derper", environ{"DERP_HOST": "198.51.100.7"}, func(c *config.Config) { ip(c, "198.51.100.7") }},
 		{"ip_derper, the image's own variables", environ{
 			"DERP_HOST": "127.0.0.1", "DERP_CERTS": "/app/certs/", "DERP_ADDR": ":443", "DERP_HTTP_PORT": "80",
 			"DERP_STUN": "true", "DERP_VERIFY_CLIENTS": "false",
 		}, func(c *config.Config) { ip(c, "127.0.0.1"); c.Hostname = "" }},
-		{"ip_derper, other ports", environ{"DERP_HOST": "198.51.100.7", "DERP_ADDR": ":9003", "DERP_HTTP_PORT": "9004"},
-			func(c *config.Config) { ip(c, "198.51.100.7"); c.Listen, c.HTTPListen = ":9003", ":9004" }},
-		{"ip_derper with a domain that has no certificate", environ{"DERP_HOST": "new.example.com", "DERP_CERTS": "/app/certs"},
-			func(c *config.Config) { ip(c, "new.example.com") }},
+		{
+			"ip_derper, other ports",
+			environ{"DERP_HOST": "198.51.100.7", "DERP_ADDR": ":9003", "DERP_HTTP_PORT": "9004"},
+			func(c *config.Config) { ip(c, "198.51.100.7"); c.Listen, c.HTTPListen = ":9003", ":9004" },
+		},
+		{
+			"ip_derper with a domain that has no certificate",
+			environ{"DERP_HOST": "new.example.com", "DERP_CERTS": "/app/certs"},
+			func(c *config.Config) { ip(c, "new.example.com") },
+		},
 		{"less common ones", environ{
 			"DERP_HOSTNAME": "derp.example.com", "DERP_CERTMODE": "manual", "DERP_CERTDIR": "/ssl", "DERP_RUN_STUN": "false",
 			"DERP_RUN_DERP": "true", "DERP_CONFIG_FILE": "/data/derper.key", "DERP_HOME": "blank", "DERP_MESH_PSK_FILE": "/mesh",

@@ -123,7 +123,7 @@ func listenSettings() []setting {
 			Setting: Setting{
 				Name: "front_page", Kind: KindText,
 				Usage: "what a browser sees: neutral, blank or a URL to redirect to",
-				Note:  "neutral says that the server is up and names neither DERP nor Tailscale nor Detour; blank is an empty page; an http or https URL is redirected to.",
+				Note:  "neutral is a plain page that names neither DERP nor Tailscale nor Detour; blank is an empty page; an http or https URL is redirected to.",
 			},
 			value: FrontNeutral,
 			field: func(c *Config) any { return &c.FrontPage },

@@ -43,7 +43,11 @@ func (d *Daemon) whereabouts(b *strings.Builder) {
 	row("STUN", d.cfg.STUNListen, "UDP")
 	row("HTTP", d.cfg.HTTPListen, "captive-portal check")
 	row("admin", d.cfg.AdminListen, "")
-	row("state", d.cfg.StateDir, "keep it: it holds the relay's key and certificate")
+	held := "key"
+	if d.id.cert != nil && d.cfg.CertMode == config.CertPin {
+		held = "key and certificate"
+	}
+	row("state", d.cfg.StateDir, "keep it: it holds the relay's "+held)
 	b.WriteByte('\n')
 }
 
@@ -62,16 +66,19 @@ func (d *Daemon) firewall(b *strings.Builder) {
 func (d *Daemon) admitted(b *strings.Builder) {
 	n := len(d.cfg.AdmitKey)
 	switch {
+	case d.cfg.Listen == config.Off: // STUN knows no clients
 	case anyAdmitted(d.cfg):
 		b.WriteString("Admitted: EVERYBODY. Strangers who find this relay can use it and your traffic.\n" +
 			"To close it, leave out --admit any and list your nodes with --admit-key.\n\n")
-	case n > 0:
+	case n == 1:
+		b.WriteString("Admitted: the one node key given by --admit-key, nobody else.\n\n")
+	case n > 1:
 		fmt.Fprintf(b, "Admitted: the %d node keys given by --admit-key, nobody else.\n\n", n)
 	default:
 		b.WriteString("Admitted: nobody yet. A client that tries is refused, and its key is logged with what to do:\n" +
 			"  --admit-key nodekey:…   lets in one node; give it once for each\n" +
 			"  --admit any             lets in everybody, strangers too\n" +
-			"`tailscale status --json | jq -r .Self.PublicKey` prints a node's key.\n\n")
+			"On a node, `tailscale status --json | grep -m1 PublicKey` shows its key.\n\n")
 	}
 }
 
@@ -113,7 +120,11 @@ func (d *Daemon) maps(b *strings.Builder) error {
 		}
 		fmt.Fprintf(b, "\n--- %s\n\n%s\n", f.title, strings.TrimRight(string(text), "\n"))
 	}
-	b.WriteString("\n---\n\nNext: paste it, let the ports in, then on a client: tailscale netcheck, tailscale debug derp " + fmt.Sprint(d.cfg.RegionID) + ".\n" +
-		"A second relay needs its own --region-id. `detour map` prints this map again; for clients older than 1.84: detour map --for-old-clients.\n")
+	b.WriteString("\n---\n\nNext: paste it, let the ports in, then on a client: `tailscale netcheck` lists the region")
+	if d.cfg.Listen != config.Off {
+		b.WriteString(", and `tailscale ping` to another\nnode begins via DERP(" + d.cfg.RegionCode + ")")
+	}
+	b.WriteString(".\nA second relay needs its own --region-id. `detour map` with the same flags prints this map again, and with --for-old-clients\n" +
+		"one for clients older than 1.84.\n")
 	return nil
 }

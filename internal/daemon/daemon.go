@@ -84,8 +84,11 @@ func (d *Daemon) build(ctx context.Context) error {
 		return fmt.Errorf("make the state directory: %w; hint: name one that this user may write to with --state-dir", err)
 	}
 	// The admin socket comes first: it tells when another relay has this state.
-	if err := d.listenAdmin(); err != nil {
-		return err
+	// Whatever can fail to bind comes before what is made to stay.
+	for _, bind := range []func(context.Context) error{d.listenAdmin, d.listenRelay, d.listenHTTP, d.listenSTUN} {
+		if err := bind(ctx); err != nil {
+			return err
+		}
 	}
 	private, created, err := loadOrCreateServerKey(d.cfg.ServerKey)
 	if err != nil {
@@ -107,16 +110,18 @@ func (d *Daemon) build(ctx context.Context) error {
 	d.relay = relay.New(relay.Options{
 		Key: private, MeshKey: mesh, Admit: d.gate, WriteTimeout: d.cfg.WriteTimeout, Logger: d.log,
 	})
-	if err := d.listenRelay(ctx); err != nil {
+	if d.door == nil {
+		return nil
+	}
+	tlsConfig, err := d.certificate()
+	if err != nil {
 		return err
 	}
-	if err := d.listenHTTP(ctx); err != nil {
-		return err
-	}
-	return d.listenSTUN()
+	d.web = web.New(web.Options{Relay: d.relay, TLS: tlsConfig, FrontPage: d.cfg.FrontPage, Logger: d.log})
+	return nil
 }
 
-func (d *Daemon) listenAdmin() (err error) {
+func (d *Daemon) listenAdmin(context.Context) (err error) {
 	if d.cfg.AdminListen == config.Off {
 		return nil
 	}
@@ -130,20 +135,14 @@ func (d *Daemon) listenAdmin() (err error) {
 }
 
 // listenRelay binds the relay's own address.
-func (d *Daemon) listenRelay(ctx context.Context) error {
+func (d *Daemon) listenRelay(ctx context.Context) (err error) {
 	if d.cfg.Listen == config.Off {
 		return nil
 	}
-	tlsConfig, err := d.certificate()
-	if err != nil {
-		return err
-	}
-	d.door, err = listen.Listen(ctx, d.cfg.Listen, d.doorOptions("--listen"))
-	if err != nil {
+	if d.door, err = listen.Listen(ctx, d.cfg.Listen, d.doorOptions("--listen")); err != nil {
 		return err
 	}
 	d.cfg.Listen = withPort(d.cfg.Listen, d.door.Addr())
-	d.web = web.New(web.Options{Relay: d.relay, TLS: tlsConfig, FrontPage: d.cfg.FrontPage, Logger: d.log})
 	return nil
 }
 
@@ -192,7 +191,7 @@ func (d *Daemon) listenHTTP(ctx context.Context) (err error) {
 	return nil
 }
 
-func (d *Daemon) listenSTUN() error {
+func (d *Daemon) listenSTUN(context.Context) error {
 	if d.cfg.STUNListen == config.Off {
 		return nil
 	}
@@ -288,7 +287,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		go func() {
 			err := p.serve(ctx)
 			if err != nil {
-				err = fmt.Errorf("%s: %w", p.name, err)
+				err = fmt.Errorf("%s failed: %w", p.name, err)
 				cancel(err)
 			}
 			ended <- err

@@ -27,6 +27,12 @@ type identity struct {
 // interfaces: what was set wins.
 func publishedAddrs(c config.Config, interfaces []netip.Addr) derpmap.Addresses {
 	a := derpmap.Choose(interfaces)
+	if ip, ok := listenIP(c.Listen); ok {
+		// A relay that answers on one public address alone has no other to publish.
+		if only := derpmap.Choose([]netip.Addr{ip}); only.IPv4.IsValid() || only.IPv6.IsValid() {
+			a.IPv4, a.IPv6 = only.IPv4, only.IPv6
+		}
+	}
 	if c.PublicIPv4.IsValid() {
 		a.IPv4 = c.PublicIPv4
 	}
@@ -34,6 +40,17 @@ func publishedAddrs(c config.Config, interfaces []netip.Addr) derpmap.Addresses 
 		a.IPv6 = c.PublicIPv6
 	}
 	return a
+}
+
+// listenIP returns the one address that a listen setting names; false when it
+// means all, or a name.
+func listenIP(listen string) (netip.Addr, bool) {
+	host, _, err := net.SplitHostPort(listen)
+	if err != nil {
+		return netip.Addr{}, false
+	}
+	ip, err := netip.ParseAddr(host)
+	return ip.Unmap(), err == nil && !ip.IsUnspecified()
 }
 
 // InterfaceAddrs returns the addresses of this host's interfaces.
@@ -71,7 +88,7 @@ func certNames(c config.Config, a derpmap.Addresses) []string {
 func relayOf(c config.Config, id identity, forOldClients bool) derpmap.Relay {
 	r := derpmap.Relay{
 		RegionID: c.RegionID, RegionCode: c.RegionCode, RegionName: c.RegionName, NodeName: nodeName(c, id.serverKey),
-		Hostname: c.Hostname, IPv4: id.addrs.IPv4, IPv6: id.addrs.IPv6,
+		Hostname: hostname(c, id.cert), IPv4: id.addrs.IPv4, IPv6: id.addrs.IPv6,
 		Port: portOf(c.Listen), STUNPort: portOf(c.STUNListen), CanPort80: portOf(c.HTTPListen) == 80,
 		TLS: c.TLS, Insecure: forOldClients,
 	}
@@ -79,6 +96,20 @@ func relayOf(c config.Config, id identity, forOldClients bool) derpmap.Relay {
 		r.Pin = id.cert.Pin()
 	}
 	return r
+}
+
+// hostname is what clients dial and check the certificate for: as set, or else
+// the first plain domain that a CA's certificate is for. Empty: an address.
+func hostname(c config.Config, crt *cert.Certificate) string {
+	if c.Hostname != "" || crt == nil || crt.SelfSigned() {
+		return c.Hostname
+	}
+	for _, name := range crt.Names() {
+		if _, err := netip.ParseAddr(name); err != nil && !strings.HasPrefix(name, "*.") {
+			return name
+		}
+	}
+	return ""
 }
 
 // nodeName names the relay within all maps: two relays that were told nothing
@@ -115,6 +146,9 @@ func Map(c config.Config, forOldClients bool) (m derpmap.Map, warnings []string,
 	if err != nil {
 		return m, nil, err
 	}
+	if err := portsKnown(c); err != nil {
+		return m, nil, err
+	}
 	id := identity{serverKey: k.Public()}
 	if c.TLS && c.Listen != config.Off {
 		if id.cert, err = LoadCert(c); err != nil {
@@ -130,6 +164,17 @@ func Map(c config.Config, forOldClients bool) (m derpmap.Map, warnings []string,
 		return m, nil, err
 	}
 	return m, mapWarnings(c, id, forOldClients), nil
+}
+
+// portsKnown refuses settings of which only the running relay knows the ports.
+func portsKnown(c config.Config) error {
+	for _, l := range []struct{ flag, listen string }{{"--listen", c.Listen}, {"--stun-listen", c.STUNListen}} {
+		if l.listen != config.Off && portOf(l.listen) == 0 {
+			return fmt.Errorf("%s %s leaves the port to the system, so that it is another at each start; "+
+				"hint: name a port, or take the map that `detour serve` prints", l.flag, l.listen)
+		}
+	}
+	return nil
 }
 
 // mapOf makes the map, or says what is missing in the words of the flags.
@@ -166,11 +211,24 @@ func mapWarnings(c config.Config, id identity, forOldClients bool) []string {
 		w = append(w, "InsecureForTests turns certificate checks off: anyone on the way can pose as this relay and see who talks to whom "+
 			"(packets stay encrypted end to end); use it only for clients older than 1.84")
 	}
-	if !c.TLS && c.Listen != config.Off {
+	ip, bound := listenIP(c.Listen)
+	switch {
+	case c.Listen == config.Off:
+	case !c.TLS:
 		w = append(w, "the relay speaks plain HTTP: the map's host and port must be those of the proxy in front of it that speaks TLS")
+	case bound && ip.IsLoopback():
+		w = append(w, fmt.Sprintf("the relay listens on %s, which only this machine can reach", ip))
+	case bound && c.Hostname == "" && ip != id.addrs.IPv4 && ip != id.addrs.IPv6:
+		w = append(w, fmt.Sprintf("the relay listens on %s alone: what the map names must lead there", ip))
 	}
 	if id.cert != nil && id.cert.NotAfter().Before(time.Now()) {
 		w = append(w, "the certificate has expired: clients refuse it")
+	}
+	if id.cert != nil && !id.cert.SelfSigned() {
+		if _, err := netip.ParseAddr(hostname(c, id.cert)); err == nil || hostname(c, id.cert) == "" {
+			w = append(w, "clients dial an address, and for an address without a pin they check no name: whoever is on the way may show "+
+				"any certificate of a public CA; set --hostname to a domain that the certificate is for")
+		}
 	}
 	if c.STUNListen == config.Off {
 		w = append(w, "STUN is off: clients can measure this relay by HTTPS only, and learn their address elsewhere")

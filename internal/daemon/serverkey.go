@@ -26,7 +26,7 @@ type keyFile struct {
 func LoadServerKey(path string) (key.Private, error) {
 	b, err := readSmall(path)
 	if err != nil {
-		return key.Private{}, fmt.Errorf("read the server key: %w", err)
+		return key.Private{}, fmt.Errorf("read the server key: %w; hint: check the path, and that the user that runs detour may read it", err)
 	}
 	var f keyFile
 	if err := json.Unmarshal(b, &f); err != nil {
@@ -37,7 +37,7 @@ func LoadServerKey(path string) (key.Private, error) {
 	}
 	k, err := key.ParsePrivate(f.PrivateKey)
 	if err != nil {
-		return key.Private{}, badKeyFile(path, err.Error())
+		return key.Private{}, badKeyFile(path, "has a bad PrivateKey: "+err.Error())
 	}
 	return k, nil
 }
@@ -54,7 +54,7 @@ func readSmall(path string) ([]byte, error) {
 		return nil, err
 	}
 	if !info.Mode().IsRegular() || info.Size() > maxKeyFile {
-		return nil, fmt.Errorf("%s is not a file of at most %d bytes; hint: check the path", path, maxKeyFile)
+		return nil, fmt.Errorf("%s is not a file of at most %d bytes", path, maxKeyFile)
 	}
 	return os.ReadFile(path)
 }
@@ -113,7 +113,7 @@ func loadMeshKey(path string) (key.Mesh, error) {
 	}
 	b, err := readSmall(path)
 	if err != nil {
-		return key.Mesh{}, fmt.Errorf("read the mesh key: %w; hint: check --mesh-key-file", err)
+		return key.Mesh{}, fmt.Errorf("read the mesh key: %w; hint: check --mesh-key-file, and that the user that runs detour may read it", err)
 	}
 	m, err := key.ParseMesh(strings.TrimSpace(string(b)))
 	if err == nil && m.IsZero() {

@@ -156,8 +156,16 @@ func TestBoundsOfFrames(t *testing.T) {
 		t           FrameType
 		least, most uint32
 	}{
-		{SendPacket, 32, 32 + 65536}, {ForwardPacket, 64, 64 + 65536}, {NotePreferred, 1, 1}, {WatchConns, 0, 0},
-		{ClosePeer, 32, 32}, {Ping, 8, 1000}, {ClientInfo, 72, 262144}, {ServerKey, 40, 1024}, {0x99, 0, MaxSkip}, {KeepAlive, 0, MaxSkip},
+		{SendPacket, 32, 32 + 65536},
+		{ForwardPacket, 64, 64 + 65536},
+		{NotePreferred, 1, 1},
+		{WatchConns, 0, 0},
+		{ClosePeer, 32, 32},
+		{Ping, 8, 1000},
+		{ClientInfo, 72, 262144},
+		{ServerKey, 40, 1024},
+		{0x99, 0, MaxSkip},
+		{KeepAlive, 0, MaxSkip},
 	} {
 		for _, n := range []uint32{c.least, c.most} {
 			if err := CheckLength(c.t, n); err != nil {

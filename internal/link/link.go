@@ -15,6 +15,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"net"
 	"sync/atomic"
 	"time"
@@ -158,15 +159,15 @@ func (c *Conn) WaitWritable(timeout time.Duration) error { return c.codec.waitWr
 // so ends Fill. Anyone may call it; to be called about once a second.
 func (c *Conn) Check() { c.codec.check() }
 
-// writeBefore sets the deadline for a write, 0 meaning none, in a way that
-// cannot undo Doom.
+// writeBefore sets the deadline for a write, or clears that of an earlier one
+// when timeout is 0, in a way that cannot undo Doom.
 func (c *Conn) writeBefore(timeout time.Duration) error {
 	var t time.Time
 	if timeout > 0 {
 		t = time.Now().Add(timeout)
 	}
-	if err := c.raw.SetWriteDeadline(t); err != nil {
-		return err
+	if err := c.Conn.SetWriteDeadline(t); err != nil {
+		return fmt.Errorf("link: set write deadline: %w", err)
 	}
 	if c.doomed.Load() {
 		return net.ErrClosed

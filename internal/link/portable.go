@@ -25,8 +25,8 @@ type portable struct {
 	buf []byte // backing of what fill hands out
 
 	// Owned by the flushing goroutine.
-	sealed []byte // not written yet
-	spare  []byte // backing of sealed, once all is written
+	sealed  []byte // all since nothing was left; small enough, kept for its backing
+	written int    // how much of sealed
 }
 
 func (p *portable) fill(turn Turn) error {
@@ -84,32 +84,39 @@ func (p *portable) fit(have int) error {
 	return nil
 }
 
+// check has nothing to do: a blocking read misses no end.
+func (p *portable) check() {}
+
 func (p *portable) seal(frames []byte) error {
-	if p.sealed == nil {
-		p.sealed, p.spare = p.spare[:0], nil
+	if p.written > 0 {
+		p.sealed = p.sealed[:copy(p.sealed, p.sealed[p.written:])]
+		p.written = 0
 	}
 	p.sealed = append(p.sealed, frames...)
 	return nil
 }
 
-// check has nothing to do: a blocking read misses no end.
-func (p *portable) check() {}
-
-func (p *portable) flush() (done bool, err error) { return len(p.sealed) == 0, nil }
+func (p *portable) flush() (done bool, err error) { return p.written == len(p.sealed), nil }
 
 func (p *portable) waitWritable(timeout time.Duration) error {
-	chunk := p.sealed[:min(len(p.sealed), writeChunk)]
+	chunk := p.sealed[p.written:min(len(p.sealed), p.written+writeChunk)]
 	if err := p.conn.writeBefore(timeout); err != nil {
 		return err
 	}
 	if _, err := p.conn.Conn.Write(chunk); err != nil {
 		return err
 	}
-	if p.sealed = p.sealed[len(chunk):]; len(p.sealed) == 0 {
-		p.sealed = nil
-		if cap(chunk) <= idleBuffer {
-			p.spare = chunk[:0]
-		}
+	if p.written += len(chunk); p.written == len(p.sealed) {
+		p.reuseSealed()
 	}
 	return nil
+}
+
+// reuseSealed empties the write buffer, and keeps it only if it is small: its
+// capacity is that of the whole backing, as sealed always starts there.
+func (p *portable) reuseSealed() {
+	p.written = 0
+	if p.sealed = p.sealed[:0]; cap(p.sealed) > idleBuffer {
+		p.sealed = nil
+	}
 }

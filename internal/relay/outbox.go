@@ -63,7 +63,7 @@ type outbox struct {
 	// Guarded by mu.
 	control  queue // answers: they go first
 	packets  [classes]queue
-	news     queue // who came and went: it goes last, so that a peer's packets come before its end
+	news     queue          // who came and went: it goes last, so that a peer's packets come before its end
 	pongs    int            // in control
 	flushing bool           // a flusher is at work, and will look again
 	closed   bool           // nothing is taken any more

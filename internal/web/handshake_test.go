@@ -68,7 +68,7 @@ func TestHandshakeTimeout(t *testing.T) {
 		b := newBed(t, Options{TLS: config})
 		c := b.pipe()
 		began := time.Now()
-		if _, err := c.Read(make([]byte, 1)); err != io.EOF {
+		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 			t.Errorf("read: %v", err)
 		}
 		if took := time.Since(began); took != greetLimit {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -57,7 +58,7 @@ func TestRawUpgrade(t *testing.T) {
 			write1(t, c, "late")
 			expect(t, c, "late")
 			c.Close()
-			if err := <-b.relay.ended; err != io.EOF {
+			if err := <-b.relay.ended; !errors.Is(err, io.EOF) {
 				t.Errorf("relay ended with %v", err)
 			}
 			got := b.server.Stats()
@@ -224,7 +225,7 @@ func TestSlowHeader(t *testing.T) {
 				time.Sleep(time.Second) // on the bubble's clock
 			}
 		})
-		if _, err := c.Read(make([]byte, 1)); err != io.EOF {
+		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 			t.Errorf("read: %v", err)
 		}
 		if took := time.Since(began); took != greetLimit {
@@ -264,7 +265,7 @@ func TestIdleHTTPIsClosed(t *testing.T) {
 		write1(t, c, "HEAD /derp/probe HTTP/1.1\r\nHost: a\r\n\r\n")
 		readOnce(t, c)
 		began := time.Now()
-		if _, err := c.Read(make([]byte, 1)); err != io.EOF {
+		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 			t.Errorf("read: %v", err)
 		}
 		if took := time.Since(began); took != idleLimit {
