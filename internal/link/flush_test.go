@@ -194,8 +194,8 @@ func TestALargeWriteBufferIsNotKept(t *testing.T) {
 		for done, _ := c.Flush(); !done; done, _ = c.Flush() {
 			wait(t, c)
 		}
-		if n > idleBuffer && c.sealed != nil {
-			t.Errorf("after %d bytes, a write buffer of %d is kept", n, cap(c.sealed))
+		if n > idleBuffer && c.codec.(*portable).sealed != nil {
+			t.Errorf("after %d bytes, a write buffer of %d is kept", n, cap(c.codec.(*portable).sealed))
 		}
 	}
 }
