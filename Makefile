@@ -7,13 +7,13 @@ LINT_VER  := v2.15.0
 LINT      := bin/golangci-lint-$(LINT_VER)
 VERSION   ?= $(or $(shell git describe --tags --always --dirty 2>/dev/null),dev)
 BUILD     := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)"
-MODULES   := . interop
+MODULES   := . interop bench/report
 FOREIGN   := darwin/arm64 windows/amd64 freebsd/amd64 linux/arm
 FUZZTIME  ?= 10s
 # What the e2e target runs unless SCENARIOS says otherwise: everything that this version supports.
 SCENARIOS ?= first a b c d e f m n o
 
-.PHONY: run build check fmt lint vet cross tidy test fuzz interop e2e clean
+.PHONY: run build check fmt lint vet cross tidy test fuzz interop e2e bench clean
 .DEFAULT_GOAL := build
 
 run: build ## start a relay: ADMIT=any opens it, ARGS= adds flags
@@ -43,6 +43,7 @@ tidy: ## go.mod and go.sum say what the code imports, no more and no less
 
 test: ## all tests, with the race detector where there is a C compiler for it
 	./scripts/test.sh -timeout 10m ./...
+	cd bench/report && $(GO) test ./...
 
 fuzz: ## each fuzz target for FUZZTIME
 	./scripts/fuzz.sh $(FUZZTIME)
@@ -54,6 +55,9 @@ e2e: ## real tailscaled clients in the test bed at E2E_BED; SCENARIOS= chooses; 
 	@test -n "$(E2E_BED)" || { echo "e2e: E2E_BED is not set; hint: make e2e E2E_BED=/path/to/the/bed" >&2; exit 2; }
 	$(MAKE) build
 	E2E_BED="$(E2E_BED)" ./e2e/run.sh $(SCENARIOS)
+
+bench: ## beside derper on this machine, about 20 minutes: docs/benchmarks.md and its plots; settings are in the script
+	./bench/compare.sh
 
 clean:
 	rm -rf bin

@@ -23,11 +23,12 @@ import (
 // has a line; relaytest is missing because only tests import it and it may import anything.
 var arrows = map[string][]string{
 	"cmd/detour": {
-		"internal/admin", "internal/cert", "internal/client", "internal/compat", "internal/config", "internal/daemon",
-		"internal/derpmap", "internal/key", "internal/probe", "internal/stun",
+		"internal/admin", "internal/bench", "internal/cert", "internal/client", "internal/compat", "internal/config",
+		"internal/daemon", "internal/derpmap", "internal/key", "internal/probe", "internal/stun",
 	},
 	"internal/admin":  {"internal/key"},
 	"internal/admit":  {"internal/key"},
+	"internal/bench":  {"internal/client", "internal/derp", "internal/key", "internal/stun"},
 	"internal/cert":   {},
 	"internal/client": {"internal/derp", "internal/key"},
 	"internal/compat": {"internal/config", "internal/key"},

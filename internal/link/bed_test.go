@@ -46,15 +46,77 @@ func tcp(t testing.TB) (ours, peer net.Conn) {
 	return ours, peer
 }
 
+// kind is a form of the codec and what it carries over TCP.
+type kind struct {
+	name    string
+	accept  func(net.Conn, *tls.Config) *Conn
+	version uint16 // of TLS; 0: plain
+	suites  []uint16
+}
+
+// kinds are all that Go's client can be made to speak. The ChaCha20 of TLS 1.3
+// needs OpenSSL.
+func kinds() (all []kind) {
+	chacha := []uint16{tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256}
+	for name, accept := range map[string]func(net.Conn, *tls.Config) *Conn{"default": Accept, "portable": AcceptPortable} {
+		all = append(all,
+			kind{name + "/plain", accept, 0, nil},
+			kind{name + "/TLS 1.2", accept, tls.VersionTLS12, nil},
+			kind{name + "/TLS 1.2 ChaCha20", accept, tls.VersionTLS12, chacha},
+			kind{name + "/TLS 1.3", accept, tls.VersionTLS13, nil})
+	}
+	return all
+}
+
+// each runs a test for every kind.
+func each(t *testing.T, f func(t *testing.T, k kind)) {
+	for _, k := range kinds() {
+		t.Run(k.name, func(t *testing.T) { f(t, k) })
+	}
+}
+
+// open returns a Conn and its peer, ready to carry data over loopback. prepare,
+// if any, sees both sockets first.
+func (k kind) open(t testing.TB, prepare ...func(*net.TCPConn)) (c *Conn, peer net.Conn) {
+	t.Helper()
+	ours, raw := tcp(t)
+	for _, f := range prepare {
+		f(ours.(*net.TCPConn))
+		f(raw.(*net.TCPConn))
+	}
+	if k.version == 0 {
+		return k.accept(ours, nil), raw
+	}
+	return shake(t, k.accept(ours, serverConfig(t)), tls.Client(raw, &tls.Config{
+		InsecureSkipVerify: true, MinVersion: k.version, MaxVersion: k.version, CipherSuites: k.suites,
+	}))
+}
+
+// socket returns the TCP connection below the peer's TLS, if there is any.
+func socket(peer net.Conn) *net.TCPConn {
+	if t, ok := peer.(*tls.Conn); ok {
+		peer = t.NetConn()
+	}
+	return peer.(*net.TCPConn)
+}
+
+func serverConfig(t testing.TB) *tls.Config {
+	return &tls.Config{
+		Certificates:           []tls.Certificate{selfSigned(t)},
+		SessionTicketsDisabled: true, // nothing is on its way after the handshake
+	}
+}
+
 // secure returns a Conn and its peer after a TLS handshake over loopback.
 func secure(t testing.TB, version uint16) (c *Conn, peer *tls.Conn) {
 	t.Helper()
-	ours, raw := tcp(t)
-	c = Accept(ours, &tls.Config{
-		Certificates:           []tls.Certificate{selfSigned(t)},
-		SessionTicketsDisabled: true, // nothing is on its way after the handshake
-	})
-	peer = tls.Client(raw, &tls.Config{InsecureSkipVerify: true, MinVersion: version, MaxVersion: version})
+	k := kind{accept: Accept, version: version}
+	c, nc := k.open(t)
+	return c, nc.(*tls.Conn)
+}
+
+func shake(t testing.TB, c *Conn, peer *tls.Conn) (*Conn, *tls.Conn) {
+	t.Helper()
 	done := make(chan error, 1)
 	go func() { done <- peer.Handshake() }()
 	if err := c.Handshake(t.Context()); err != nil {

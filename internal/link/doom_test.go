@@ -132,7 +132,7 @@ func TestDoomFreesAStuckTLSWriter(t *testing.T) {
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 		t.Run(tls.VersionName(version), func(t *testing.T) {
 			c, _ := secure(t, version)
-			const enough = 64 << 20 // bytes; more than the sockets of both sides hold
+			const enough = 24 << 20 // bytes; more than the sockets of both sides hold
 			frames := make([]byte, enough)
 			if err := c.Seal(frames); err != nil {
 				t.Fatal(err)
@@ -151,7 +151,8 @@ func TestDoomFreesAStuckTLSWriter(t *testing.T) {
 			}()
 			<-begun
 			c.Doom()
-			if err := <-ended; !errors.Is(err, os.ErrDeadlineExceeded) {
+			// Which it is depends on whether the wait had begun.
+			if err := <-ended; !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, net.ErrClosed) {
 				t.Errorf("WaitWritable: %v", err)
 			}
 			start := time.Now()

@@ -20,7 +20,7 @@ const (
 	scratchSize = 96 << 10 // plaintext of one turn: the largest frame, and a record more
 	keepPartial = 2 << 10  // bytes that a connection may hold to keep the start of a frame
 	// maxEcho bounds, in bytes, what TLS itself may write while it reads (answers
-	// to KeyUpdate, alerts) beyond what the peer has taken.
+	// to KeyUpdate, alerts) until the peer has taken all that waits for it.
 	maxEcho = 64 << 10
 )
 
@@ -47,6 +47,7 @@ type fast struct {
 	stopped bool   // turn said stop
 
 	unsure atomic.Bool // the socket was empty, and may have ended unnoticed
+	hungUp atomic.Bool // check has seen the peer hang up: the end is there to be read
 
 	out outgoing
 }
@@ -58,6 +59,7 @@ type outgoing struct {
 	// Guarded by mu.
 	buf     *chunk // nil when empty
 	off     int    // written of it
+	echo    int    // bytes that TLS wrote by itself since buf was empty
 	sealing bool   // the flusher is in TLS's Write; otherwise a reader is
 	err     error  // of the socket; final
 
@@ -113,13 +115,24 @@ func (f *fast) fill(turn Turn) error {
 	if f.digest(); f.result != nil || f.stopped {
 		return f.result
 	}
-	if err := f.sock.Read(f.readFn); err != nil {
-		if f.conn.doomed.Load() {
+	for {
+		err := f.sock.Read(f.readFn)
+		switch {
+		case err == nil:
+			return f.result
+		case f.conn.doomed.Load():
+			return net.ErrClosed
+		case !errors.Is(err, os.ErrDeadlineExceeded) || !f.hungUp.Load():
+			return fmt.Errorf("read: %w", err)
+		}
+		// It was check. Without its deadline the end can be read.
+		if err := f.conn.raw.SetReadDeadline(time.Time{}); err != nil {
+			return fmt.Errorf("link: clear read deadline: %w", err)
+		}
+		if f.conn.doomed.Load() { // or this has undone Doom's deadline
 			return net.ErrClosed
 		}
-		return fmt.Errorf("read: %w", err)
 	}
-	return f.result
 }
 
 // readable reads the socket until it is empty. It reports false to wait for more.
@@ -146,7 +159,14 @@ func (f *fast) readable(fd uintptr) bool {
 		if f.result != nil || f.stopped {
 			return true
 		}
-		if n < len(space) && n > 0 {
+		if f.conn.doomed.Load() { // a peer that sends without a pause is never waited for
+			f.result = net.ErrClosed
+			return true
+		}
+		if n == len(space) && rearm(int(fd)) {
+			return false // it is the others' turn
+		}
+		if n < len(space) && n > 0 && !f.hungUp.Load() {
 			// The socket is empty: another read would only say so. But an end of the
 			// stream that came together with the data gives no second event; check
 			// looks for it later.
@@ -156,19 +176,23 @@ func (f *fast) readable(fd uintptr) bool {
 	}
 }
 
-// check looks whether the peer has gone since the last read, and wakes the reader
-// if so. It costs a system call, but only once after reads.
+// check looks whether the peer has gone since the last read, and if so wakes the
+// reader by a deadline, to read up to the end. It costs a system call, but only
+// once after reads. An end or a reset shows whatever data is still before it.
 func (f *fast) check() {
-	if !f.unsure.Swap(false) {
+	if !f.unsure.Swap(false) || f.hungUp.Load() {
 		return
 	}
+	var gone bool
 	f.sock.Control(func(fd uintptr) { // fails only when it is closed already
-		var b [1]byte
-		n, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
-		if n == 0 && err == nil {
-			f.conn.Doom()
-		}
+		polled := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+		n, err := ignoringEINTR(func() (int, error) { return unix.Poll(polled[:], 0) })
+		gone = n > 0 && err == nil
 	})
+	if gone {
+		f.hungUp.Store(true)
+		f.conn.raw.SetReadDeadline(longAgo) // fails only when it is closed already
+	}
 }
 
 // digest decrypts what was read and hands it to turn, until too little is left.
@@ -177,6 +201,7 @@ func (f *fast) digest() {
 	scratch := getChunk(scratchPool)
 	defer func() { putChunk(scratchPool, scratch) }()
 	plain := append(scratch.b[:0], f.partial...)
+	plain = plain[:len(plain):min(cap(plain), MaxHeld)]
 	if f.partial = f.partial[:0]; cap(f.partial) > keepPartial {
 		f.partial = nil
 	}
@@ -214,7 +239,8 @@ func (f *fast) digest() {
 	case f.stopped, errors.Is(err, errAgain):
 		f.partial = append(f.partial, plain...)
 	case err != nil:
-		f.result = ended(err, len(plain))
+		// TLS takes an end within a record, of which it was given nothing, for one between two.
+		f.result = ended(err, len(plain)+len(f.cipher))
 	}
 }
 
@@ -224,7 +250,7 @@ func (f *fast) roomier(scratch *chunk, plain []byte) ([]byte, error) {
 	if len(plain) >= MaxHeld {
 		return plain, ErrHeld
 	}
-	bigger := make([]byte, len(plain), 2*cap(plain))
+	bigger := make([]byte, len(plain), min(2*cap(plain), MaxHeld))
 	copy(bigger, plain)
 	scratch.b = bigger
 	return bigger, nil
@@ -309,10 +335,10 @@ func (o *outgoing) add(b []byte, ours bool) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.buf == nil {
-		o.buf, o.off = getChunk(outPool), 0
+		o.buf, o.off, o.echo = getChunk(outPool), 0, 0
 	}
 	if !ours && !o.sealing {
-		if len(o.buf.b)-o.off+len(b) > maxEcho {
+		if o.echo += len(b); o.echo > maxEcho {
 			return errEcho
 		}
 		o.echoed.Store(true)

@@ -156,7 +156,8 @@ func (c *Conn) Flush() (done bool, err error) { return c.codec.flush() }
 func (c *Conn) WaitWritable(timeout time.Duration) error { return c.codec.waitWritable(timeout) }
 
 // Check looks whether the peer has hung up without Fill having been woken, and if
-// so ends Fill. Anyone may call it; to be called about once a second.
+// so wakes it, to use what came last and return. It never blocks. Anyone may call
+// it once the connection is a codec; to be called about once a second.
 func (c *Conn) Check() { c.codec.check() }
 
 // writeBefore sets the deadline for a write, or clears that of an earlier one

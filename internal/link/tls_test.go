@@ -9,31 +9,33 @@ import (
 	"time"
 )
 
-func TestTLSBothWays(t *testing.T) {
-	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
-		t.Run(tls.VersionName(version), func(t *testing.T) {
-			c, peer := secure(t, version)
-			if state, ok := c.TLS(); !ok || state.Version != version || !state.HandshakeComplete {
-				t.Errorf("TLS: version %x, complete %v, %v", state.Version, state.HandshakeComplete, ok)
-			}
-			want := pattern(100 << 10)
-			echoed := make(chan []byte, 1)
-			go func() {
-				peer.Write(want)
-				back := make([]byte, len(want))
-				io.ReadFull(peer, back)
-				echoed <- back
-				peer.Close()
-			}()
-			err := c.Fill(func(batch []byte) (int, bool, error) { return len(batch), false, send(c, batch) })
-			if !errors.Is(err, io.EOF) {
-				t.Errorf("Fill: %v", err)
-			}
-			if !bytes.Equal(<-echoed, want) {
-				t.Error("the peer got back something else")
-			}
-		})
-	}
+func TestBothWays(t *testing.T) {
+	each(t, func(t *testing.T, k kind) {
+		c, peer := k.open(t)
+		if state, ok := c.TLS(); ok != (k.version != 0) || state.Version != k.version || state.HandshakeComplete != ok {
+			t.Errorf("TLS: version %x, complete %v, %v", state.Version, state.HandshakeComplete, ok)
+		} else if k.suites != nil && state.CipherSuite != k.suites[0] {
+			t.Errorf("TLS: suite %s", tls.CipherSuiteName(state.CipherSuite))
+		}
+		want := pattern(100 << 10)
+		echoed := make(chan []byte, 1)
+		go func() {
+			back := make([]byte, len(want))
+			all := make(chan struct{})
+			go func() { defer close(all); io.ReadFull(peer, back) }()
+			peer.Write(want)
+			<-all
+			echoed <- back
+			peer.Close()
+		}()
+		err := fillChecked(c, func(batch []byte) (int, bool, error) { return len(batch), false, send(c, batch) })
+		if !errors.Is(err, io.EOF) {
+			t.Errorf("Fill: %v", err)
+		}
+		if !bytes.Equal(<-echoed, want) {
+			t.Error("the peer got back something else")
+		}
+	})
 }
 
 func send(c *Conn, frames []byte) error {
@@ -46,44 +48,6 @@ func send(c *Conn, frames []byte) error {
 		}
 	}
 	return nil
-}
-
-// The end of the stream is told from one within a frame, said goodbye or not:
-// many clients just hang up.
-func TestTLSEnd(t *testing.T) {
-	tests := []struct {
-		name     string
-		sent     string
-		farewell bool
-		want     error
-	}{
-		{"goodbye between turns", "whole", true, io.EOF},
-		{"goodbye within a turn", "part", true, io.ErrUnexpectedEOF},
-		{"hung up between turns", "whole", false, io.EOF},
-		{"hung up within a turn", "part", false, io.ErrUnexpectedEOF},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			c, peer := secure(t, tls.VersionTLS13)
-			if _, err := io.WriteString(peer, tt.sent); err != nil {
-				t.Fatal(err)
-			}
-			if tt.farewell {
-				peer.Close()
-			} else {
-				peer.NetConn().Close()
-			}
-			err := c.Fill(func(b []byte) (int, bool, error) {
-				if string(b) == "whole" {
-					return len(b), false, nil
-				}
-				return 0, false, nil
-			})
-			if !errors.Is(err, tt.want) {
-				t.Errorf("Fill: %v, want %v", err, tt.want)
-			}
-		})
-	}
 }
 
 func TestCloseSaysGoodbyeUnlessDoomed(t *testing.T) {

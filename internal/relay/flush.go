@@ -7,8 +7,14 @@ import (
 	"time"
 )
 
+// flushRounds is how often a flusher that has other work looks again for what came
+// meanwhile. It bounds how long many senders to one peer can keep one of them at
+// writing for all, while its own other flows wait.
+const flushRounds = 16
+
 // flush sends what waits for p, as far as that needs no waiting. When the
-// socket takes no more, a goroutine goes on, and ends with the queue.
+// socket takes no more, or there is no end of it, a goroutine goes on, and ends
+// with the queue.
 func (p *peer) flush() {
 	if !p.out.begin() {
 		return
@@ -19,9 +25,10 @@ func (p *peer) flush() {
 }
 
 // pump seals and writes until nothing waits. With wait false it reports false
-// when the socket is full; the caller is then still the flusher.
+// when the socket is full or after flushRounds; the caller is then still the
+// flusher.
 func (p *peer) pump(wait bool) bool {
-	for {
+	for round := 0; wait || round < flushRounds; round++ {
 		done, err := p.write(wait)
 		if err != nil {
 			p.writeFailed(err)
@@ -43,6 +50,7 @@ func (p *peer) pump(wait bool) bool {
 			return true
 		}
 	}
+	return false
 }
 
 func (p *peer) write(wait bool) (done bool, err error) {

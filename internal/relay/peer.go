@@ -18,6 +18,7 @@ import (
 type peer struct {
 	// Set at login and never changed.
 	server       *Server
+	id           uint64 // not 0, and no other peer's
 	key          key.Public
 	link         Link
 	addr         netip.AddrPort

@@ -21,7 +21,7 @@ const (
 type route struct {
 	key   key.Public
 	entry *entry // nil: none
-	peer  *peer  // the last that got a packet, and is in entry.heard
+	id    uint64 // of the last peer that got a packet, and is in entry.heard; a pointer would keep it alive
 }
 
 // turn handles one batch of bytes from the peer. It runs on the peer's own
@@ -126,9 +126,9 @@ func (p *peer) send(to key.Public, packet []byte, c class) {
 		p.sayNotHere(to, c)
 		return
 	}
-	if dst != p.last.peer {
+	if dst.id != p.last.id {
 		meet(p.entry, dst)
-		p.last.peer = dst
+		p.last.id = dst.id
 	}
 	p.queue(dst, p.key, packet, c)
 }

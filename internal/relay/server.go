@@ -20,6 +20,7 @@ import (
 	"context"
 	"log/slog"
 	"math/rand/v2"
+	"sync/atomic"
 	"time"
 
 	"github.com/detour-relay/detour/internal/derp"
@@ -55,6 +56,7 @@ type Server struct {
 	dir    directory
 	watch  watchers
 	counts counters
+	lastID atomic.Uint64 // of the newest peer
 }
 
 // New makes a Server. Serve must run while connections are served.
@@ -130,7 +132,7 @@ func (s *Server) ServeConn(ctx context.Context, c Conn) error {
 // newPeer makes the peer that a login has proved.
 func (s *Server) newPeer(c Conn, k key.Public, info derp.ClientParams, mesh bool) *peer {
 	p := &peer{
-		server: s, key: k, link: c.Link, addr: c.Addr, mesh: mesh, since: time.Now(),
+		server: s, id: s.lastID.Add(1), key: k, link: c.Link, addr: c.Addr, mesh: mesh, since: time.Now(),
 		writeTimeout: s.opts.WriteTimeout,
 		beatPeriod:   keepAlivePeriod + rand.N(keepAliveJitter),
 	}

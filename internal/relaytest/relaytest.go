@@ -1,6 +1,6 @@
-// Package relaytest helps tests to talk to a relay.Server over net.Pipe, frame by
-// frame. It is meant to be used inside testing/synctest, where its deadlines
-// cost nothing.
+// Package relaytest helps tests to talk to a relay.Server frame by frame: over
+// net.Pipe, meant to be used inside testing/synctest, where its deadlines cost
+// nothing; or over TLS on loopback, through the real forms of link.
 package relaytest
 
 import (

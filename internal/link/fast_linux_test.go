@@ -1,0 +1,277 @@
+package link
+
+import (
+	"bytes"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+// records cuts a stream into TLS records, whatever is in them. The rest is what
+// is not whole; a record whose length is out of bounds ends at its header.
+func records(stream []byte) (whole [][]byte, rest []byte) {
+	for len(stream) >= recordHeader {
+		n := int(stream[3])<<8 | int(stream[4])
+		if n > maxRecord {
+			n = 0
+		}
+		if n += recordHeader; len(stream) < n {
+			break
+		}
+		whole = append(whole, stream[:n])
+		stream = stream[n:]
+	}
+	return whole, stream
+}
+
+// checkFeeder plays the codec: pieces come from the socket, and after each TLS
+// reads what it can, in buffers of the sizes that size returns.
+func checkFeeder(t rapid.TB, stream []byte, piece, size func(most int) int) {
+	f := &fast{}
+	f.feed = &feeder{fast: f, codec: true}
+	want, rest := records(stream)
+	handed := 0 // bytes of the stream
+	read := func() error {
+		for {
+			b := make([]byte, size(20<<10))
+			n, err := f.feed.Read(b)
+			if err != nil {
+				return err
+			}
+			if n == 0 || len(want) == 0 || !bytes.HasPrefix(want[0], b[:n]) {
+				t.Fatalf("after %d bytes: %d bytes that are not of the next record alone", handed, n)
+			}
+			handed += n
+			if want[0] = want[0][n:]; len(want[0]) == 0 {
+				want = want[1:]
+			}
+		}
+	}
+	for left := stream; len(left) > 0; {
+		n := piece(len(left))
+		f.cipher = append(bytes.Clone(f.cipher), left[:n]...)
+		left = left[n:]
+		if err := read(); !errors.Is(err, errAgain) {
+			t.Fatalf("with more to come: %v", err)
+		}
+		if whole, _ := records(f.cipher); len(whole) > 0 {
+			t.Fatal("a whole record was kept back")
+		}
+	}
+	f.eof = true
+	wantErr := io.EOF
+	if len(rest) > 0 {
+		wantErr = io.ErrUnexpectedEOF
+	}
+	if err := read(); !errors.Is(err, wantErr) || handed != len(stream)-len(rest) {
+		t.Fatalf("at the end: %v after %d bytes, want %v after %d", err, handed, wantErr, len(stream)-len(rest))
+	}
+}
+
+func TestFeederHandsOutWholeRecords(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var stream []byte
+		for range rapid.IntRange(0, 10).Draw(t, "records") {
+			n := rapid.OneOf(rapid.IntRange(0, 30), rapid.IntRange(0, maxRecord), rapid.IntRange(maxRecord+1, 0xffff)).Draw(t, "length")
+			stream = append(stream, 23, 3, 3, byte(n>>8), byte(n))
+			if n <= maxRecord {
+				stream = append(stream, pattern(n)...)
+			}
+		}
+		stream = stream[:len(stream)-rapid.IntRange(0, min(len(stream), 10)).Draw(t, "cut off")]
+		checkFeeder(t, stream,
+			func(most int) int { return min(most, rapid.IntRange(1, 30<<10).Draw(t, "piece")) },
+			func(most int) int {
+				return rapid.OneOf(rapid.IntRange(1, 600), rapid.IntRange(1, most)).Draw(t, "buffer")
+			})
+	})
+}
+
+func FuzzFeeder(f *testing.F) {
+	f.Add([]byte("\x17\x03\x03\x00\x05whole\x15\x03\x03\x00\x02\x01\x00"), uint16(3), uint16(512))
+	f.Add([]byte("\x17\x03\x03\xff\xff\x17\x03\x03\x00\x09part"), uint16(100), uint16(5))
+	f.Add([]byte("\x17\x03\x03\x00\x00\x16"), uint16(1), uint16(1))
+	f.Fuzz(func(t *testing.T, stream []byte, piece, size uint16) {
+		checkFeeder(t, stream,
+			func(most int) int { return min(most, 1+int(piece)) },
+			func(most int) int { return 1 + int(size)%most })
+	})
+}
+
+// A recorded stream of a real client, cut anywhere, comes out as it went in.
+func TestFillTakesAnyFragmentation(t *testing.T) {
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		rapid.Check(t, func(rt *rapid.T) {
+			k := kind{accept: Accept, version: version}
+			want := pattern(rapid.IntRange(1, 60<<10).Draw(rt, "length"))
+			var pieces [][]byte
+			c, peer := recordedOf(t, k, func(client *tls.Conn, _ func([]byte)) {
+				tap := client.NetConn().(*tapped)
+				for rest := want; len(rest) > 0; {
+					n := min(len(rest), rapid.IntRange(1, 20<<10).Draw(rt, "write"))
+					client.Write(rest[:n])
+					rest = rest[n:]
+				}
+				for rest := tap.held; len(rest) > 0; {
+					n := min(len(rest), rapid.IntRange(1, 30<<10).Draw(rt, "piece"))
+					pieces = append(pieces, rest[:n])
+					rest = rest[n:]
+				}
+			})
+			// Nothing but what fill does with a socket that has n bytes: no socket is needed to know the order.
+			f := c.codec.(*fast)
+			f.begin()
+			var got []byte
+			f.turn = func(b []byte) (int, bool, error) {
+				used := rapid.IntRange(0, len(b)).Draw(rt, "used")
+				got = append(got, b[:used]...)
+				return used, false, nil
+			}
+			for _, p := range pieces {
+				f.cipher = append(bytes.Clone(f.cipher), p...)
+				if f.digest(); f.result != nil {
+					rt.Fatalf("Fill: %v", f.result)
+				}
+			}
+			if got = append(got, f.partial...); !bytes.Equal(got, want) {
+				rt.Fatalf("%d of %d bytes came out, or others", len(got), len(want))
+			}
+			peer.Close()
+			c.Close()
+		})
+	}
+}
+
+func TestFastHoldsNoMore(t *testing.T) {
+	for _, version := range []uint16{0, tls.VersionTLS13} {
+		k := kind{accept: Accept, version: version}
+		c, peer := k.open(t)
+		go peer.Write(make([]byte, 2*MaxHeld))
+		most := 0
+		err := c.Fill(func(b []byte) (int, bool, error) {
+			most = max(most, len(b))
+			return 0, false, nil
+		})
+		if !errors.Is(err, ErrHeld) || most != MaxHeld {
+			t.Errorf("%v after %d bytes, want ErrHeld after %d", err, most, MaxHeld)
+		}
+		peer.Close()
+	}
+}
+
+// A connection at rest holds none of the borrowed buffers.
+func TestFastHoldsNothingAtRest(t *testing.T) {
+	c, peer := secure(t, tls.VersionTLS13)
+	if _, err := peer.Write(pattern(100 << 10)); err != nil {
+		t.Fatal(err)
+	}
+	got := 0
+	if err := c.Fill(func(b []byte) (int, bool, error) {
+		got += len(b)
+		return len(b), got == 100<<10, nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := send(c, pattern(1000)); err != nil {
+		t.Fatal(err)
+	}
+	f := c.codec.(*fast)
+	if cap(f.cipher) > 0 || cap(f.partial) > keepPartial || c.unread != nil || f.out.buf != nil {
+		t.Errorf("it holds %d + %d + %d bytes, written %v", cap(f.cipher), cap(f.partial), len(c.unread), f.out.buf == nil)
+	}
+}
+
+// What TLS says by itself is bounded, and does not count what waits of ours: a
+// peer that is slow to read may still ask for a few things.
+func TestEchoIsBounded(t *testing.T) {
+	c, _ := secure(t, tls.VersionTLS13)
+	if err := c.Seal(make([]byte, 4*maxEcho)); err != nil {
+		t.Fatal(err)
+	}
+	f := c.codec.(*fast)
+	answer := make([]byte, 27) // a KeyUpdate as a record
+	added := 0
+	for ; added <= 2*maxEcho; added += len(answer) {
+		if _, err := f.feed.Write(answer); err != nil {
+			if !errors.Is(err, errEcho) {
+				t.Fatal(err)
+			}
+			break
+		}
+	}
+	if added < maxEcho-len(answer) || added > maxEcho {
+		t.Errorf("%d bytes of answers are taken beside ours, want about %d", added, maxEcho)
+	}
+}
+
+// The way of a batch of 16 packets over loopback, read and answered, allocates
+// next to nothing. What there is counts for both sides: crypto/tls makes one
+// allocation for each record that it reads, and a read that ends within a record
+// makes one to keep it.
+func TestFastPathDoesNotAllocate(t *testing.T) {
+	for name, writes := range map[string]int{"one write": 1, "a record each": 16} {
+		t.Run(name, func(t *testing.T) {
+			const packets, size = 16, 1437
+			c, peer := secure(t, tls.VersionTLS13)
+			out, back := make([]byte, packets*size/writes), make([]byte, packets*size)
+			var served sync.WaitGroup
+			served.Go(func() {
+				c.Fill(func(b []byte) (int, bool, error) {
+					n := len(b) / size * size
+					return n, false, send(c, b[:n])
+				})
+			})
+			round := func() {
+				for range writes {
+					if _, err := peer.Write(out); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if _, err := io.ReadFull(peer, back); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for range 200 { // crypto/tls grows its records up to their full size
+				round()
+			}
+			perPacket := testing.AllocsPerRun(500, round) / packets
+			t.Logf("%.3f allocations per packet, both sides", perPacket)
+			limit := 0.5
+			if writes > 1 {
+				limit = 3
+			}
+			if perPacket >= limit && !raceEnabled {
+				t.Errorf("%v allocations per packet, want less than %v", perPacket, limit)
+			}
+			c.Doom()
+			served.Wait()
+		})
+	}
+}
+
+// An answer that TLS has written while it read leaves without anybody flushing.
+func TestEchoLeavesByItself(t *testing.T) {
+	c, peer := secure(t, tls.VersionTLS12)
+	f := c.codec.(*fast)
+	f.begin()
+	if _, err := f.feed.Write([]byte("an answer")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := peer.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Fill(func(b []byte) (int, bool, error) { return len(b), true, nil }); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, len("an answer"))
+	socket(net.Conn(peer)).SetReadDeadline(time.Now().Add(10 * time.Second))
+	if _, err := io.ReadFull(peer.NetConn(), got); err != nil || string(got) != "an answer" {
+		t.Errorf("the peer got %q, %v", got, err)
+	}
+}

@@ -1,0 +1,254 @@
+package relay
+
+import (
+	"bytes"
+	"encoding/binary"
+	"runtime"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/detour-relay/detour/internal/derp"
+	"github.com/detour-relay/detour/internal/key"
+)
+
+// outboxModel is an outbox as simple as can be: lists of whole frames.
+type outboxModel struct {
+	control, news [][]byte
+	packets       [classes][][]byte
+	pongs         int
+	lost, taken   [classes]load
+	sent          uint64 // numbers the packets
+}
+
+func sizeOf(frames [][]byte) (n int) {
+	for _, f := range frames {
+		n += len(f)
+	}
+	return n
+}
+
+func (m *outboxModel) push(c class, frame []byte) (dropped load) {
+	maxPackets, maxBytes := dataPackets, dataBytes
+	if c == classDisco {
+		maxPackets, maxBytes = discoPackets, discoBytes
+	}
+	q := m.packets[c]
+	for len(q) > 0 && (len(q) == maxPackets || sizeOf(q)+len(frame) > maxBytes) {
+		dropped.packets++
+		dropped.bytes += uint64(len(q[0]) - derp.HeaderSize - key.Size)
+		q = q[1:]
+	}
+	m.packets[c] = append(q, frame)
+	return dropped
+}
+
+func (m *outboxModel) empty() bool {
+	return len(m.control)+len(m.news)+len(m.packets[classDisco])+len(m.packets[classData]) == 0
+}
+
+// TestOutboxModel does at random what peers do to an outbox, and compares it to
+// the model: limits by packets and by bytes, the oldest dropped first, order, what
+// is reported, and memory.
+func TestOutboxModel(t *testing.T) {
+	source := key.NewPrivate().Public()
+	rapid.Check(t, func(t *rapid.T) {
+		var o outbox
+		m := new(outboxModel)
+		sizes := rapid.OneOf(rapid.IntRange(0, 100), rapid.IntRange(1000, 1500), rapid.IntRange(20<<10, derp.MaxPacket))
+		size := rapid.Just(0)
+		if rapid.Bool().Draw(t, "one size") {
+			size = rapid.Just(sizes.Draw(t, "size"))
+		} else {
+			size = sizes
+		}
+		t.Repeat(map[string]func(*rapid.T){
+			"packets": func(t *rapid.T) {
+				for range rapid.IntRange(1, 200).Draw(t, "how many") {
+					pushBoth(t, &o, m, source, size.Draw(t, "bytes"), rapid.Bool().Draw(t, "disco"))
+				}
+			},
+			"control": func(t *rapid.T) {
+				frame := derp.AppendFrame(nil, derp.Health, make([]byte, rapid.IntRange(0, 30<<10).Draw(t, "bytes")))
+				fits := sizeOf(m.control)+len(frame) <= controlLimit
+				if o.pushControl(frame) != fits {
+					t.Fatalf("control taken: %v", !fits)
+				}
+				if fits {
+					m.control = append(m.control, frame)
+				}
+			},
+			"news": func(t *rapid.T) {
+				limit := rapid.SampledFrom([]int{controlLimit, watcherLimit}).Draw(t, "limit")
+				frame := derp.AppendFrame(nil, derp.PeerGone, make([]byte, rapid.IntRange(0, 30<<10).Draw(t, "bytes")))
+				fits := sizeOf(m.news)+len(frame) <= limit
+				if o.pushNews(frame, limit) != fits {
+					t.Fatalf("news taken: %v", !fits)
+				}
+				if fits {
+					m.news = append(m.news, frame)
+				}
+			},
+			"pongs": func(t *rapid.T) {
+				for range rapid.IntRange(1, 2*pendingPongs).Draw(t, "how many") {
+					d := derp.PingData{byte(m.pongs)}
+					if o.pushPong(d) != (m.pongs < pendingPongs) {
+						t.Fatalf("pong %d", m.pongs)
+					}
+					if m.pongs < pendingPongs {
+						m.pongs++
+						m.control = append(m.control, derp.AppendPong(nil, d))
+					}
+				}
+			},
+			"flush": func(t *rapid.T) { takeBoth(t, &o, m) },
+			"":      func(t *rapid.T) { checkBoth(t, &o, m) },
+		})
+		lost := o.shut()
+		for c := range classes {
+			if lost[c].packets != uint64(len(m.packets[c])) {
+				t.Fatalf("shut lost %d packets, want %d", lost[c].packets, len(m.packets[c]))
+			}
+		}
+		if r := o.push(source, nil, classData); !r.closed || o.pushControl(nil) || o.pushNews(nil, 1) || o.pushPong(derp.PingData{}) || o.begin() {
+			t.Fatal("a closed outbox takes something")
+		}
+	})
+}
+
+func pushBoth(t *rapid.T, o *outbox, m *outboxModel, from key.Public, size int, disco bool) {
+	c := classData
+	if disco {
+		c = classDisco
+	}
+	packet := binary.BigEndian.AppendUint64(nil, m.sent)
+	m.sent++
+	packet = append(packet, make([]byte, max(0, size-len(packet)))...)
+	idle := m.empty()
+	want := m.push(c, derp.AppendRecvPacket(nil, from, packet))
+	if r := o.push(from, packet, c); r.closed || r.dropped != want || r.first != idle {
+		t.Fatalf("%v packet of %d bytes: %+v, want dropped %+v, first %v", c, len(packet), r, want, idle)
+	}
+}
+
+// takeBoth is a whole flush: everything leaves, in the order of the classes.
+func takeBoth(t *rapid.T, o *outbox, m *outboxModel) {
+	if o.begin() == m.empty() {
+		t.Fatalf("begin with an empty outbox %v", m.empty())
+	}
+	if m.empty() {
+		return
+	}
+	b, ok := o.next()
+	if !ok {
+		t.Fatal("next has nothing")
+	}
+	for i, want := range [][][]byte{m.control, m.packets[classDisco], m.packets[classData], m.news} {
+		var got []byte
+		if b.frames[i] != nil {
+			got = b.frames[i].b[b.heads[i]:]
+			defer putBuffer(b.frames[i])
+		}
+		if !bytes.Equal(got, bytes.Join(want, nil)) {
+			t.Fatalf("group %d: %d bytes that are not the %d expected", i, len(got), sizeOf(want))
+		}
+	}
+	for c := range classes {
+		if int(b.loads[c].packets) != len(m.packets[c]) {
+			t.Fatalf("%v: load %+v for %d packets", c, b.loads[c], len(m.packets[c]))
+		}
+	}
+	if o.begin() {
+		t.Fatal("a second flusher")
+	}
+	if _, ok := o.next(); ok {
+		t.Fatal("something is left")
+	}
+	*m = outboxModel{sent: m.sent}
+}
+
+// checkBoth compares what waits, and that memory is what the constants promise.
+func checkBoth(t *rapid.T, o *outbox, m *outboxModel) {
+	limits := [classes]int{dataBytes, dataBytes}
+	limits[classDisco] = discoBytes
+	for c := range classes {
+		q := &o.packets[c]
+		if int(q.load.packets) != len(m.packets[c]) || q.size() != sizeOf(m.packets[c]) {
+			t.Fatalf("%v: %d packets in %d bytes, want %d in %d", c, q.load.packets, q.size(), len(m.packets[c]), sizeOf(m.packets[c]))
+		}
+		if q.buf != nil && cap(q.buf.b) > 2*limits[c] {
+			t.Fatalf("%v: %d bytes of memory for at most %d", c, cap(q.buf.b), limits[c])
+		}
+	}
+	if o.control.size() != sizeOf(m.control) || o.news.size() != sizeOf(m.news) {
+		t.Fatal("control or news differ in size")
+	}
+}
+
+// busy is a Link for which there is always more, sent by others meanwhile.
+type busy struct {
+	sink
+	more  func()
+	times int
+}
+
+func (b *busy) Flush() (bool, error) {
+	if b.times++; b.times < 1000 {
+		b.more()
+	}
+	return true, nil
+}
+
+// TestFlusherIsNotKept: who happens to flush for a peer to which many others send
+// goes back to its own work, and a goroutine does the rest.
+func TestFlusherIsNotKept(t *testing.T) {
+	s := New(Options{Key: key.NewPrivate()})
+	l := new(busy)
+	p := s.newPeer(Conn{Link: l}, key.NewPrivate().Public(), derp.ClientParams{}, false)
+	l.more = func() { p.out.push(p.key, []byte("one more"), classData) }
+	p.out.push(p.key, []byte("the first"), classData)
+	if !p.out.begin() {
+		t.Fatal("nothing to flush")
+	}
+	if p.pump(false) || l.times > flushRounds {
+		t.Errorf("the flusher was kept for %d rounds", l.times)
+	}
+	if !p.pump(true) {
+		t.Error("the goroutine did not end it")
+	}
+	if sent := s.Stats().Sent["other"].Packets; sent != 1000 {
+		t.Errorf("%d packets sent, want 1000", sent)
+	}
+}
+
+// TestRoutesKeepNobodyAlive: what a peer remembers of where it sent last holds no
+// other peer in memory.
+func TestRoutesKeepNobodyAlive(t *testing.T) {
+	s := New(Options{Key: key.NewPrivate()})
+	join := func() *peer {
+		p := s.newPeer(Conn{Link: new(sink)}, key.NewPrivate().Public(), derp.ClientParams{}, false)
+		s.admitPeer(p)
+		return p
+	}
+	src := join()
+	freed := make(chan struct{})
+	func() {
+		dst := join()
+		if _, _, err := src.turn(derp.AppendSendPacket(nil, dst.key, []byte("x"))); err != nil {
+			t.Fatal(err)
+		}
+		runtime.AddCleanup(dst, func(struct{}) { close(freed) }, struct{}{})
+		s.remove(dst)
+	}()
+	for range 100 {
+		runtime.GC()
+		select {
+		case <-freed:
+			runtime.KeepAlive(src)
+			return
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	t.Error("a peer that has left is kept by one that had sent to it")
+}
