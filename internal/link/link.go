@@ -210,8 +210,18 @@ func (c *Conn) WaitWritable(timeout time.Duration) error {
 	}
 	if c.written += len(chunk); c.written == len(c.sealed) {
 		c.reuseSealed()
+		c.anyTime()
 	}
 	return nil
+}
+
+// anyTime clears the write deadline. TLS writes by itself while it reads, in
+// answer to a KeyUpdate, and must not meet a deadline that passed long before.
+func (c *Conn) anyTime() {
+	c.SetWriteDeadline(time.Time{}) // fails only when it is closed already
+	if c.doomed.Load() {            // the line above may have undone Doom's deadline
+		c.raw.SetDeadline(longAgo)
+	}
 }
 
 // reuseSealed empties the write buffer, and keeps it only if it is small: its
