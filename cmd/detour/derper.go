@@ -10,6 +10,7 @@ import (
 
 	"github.com/detour-relay/detour/internal/compat"
 	"github.com/detour-relay/detour/internal/config"
+	"github.com/detour-relay/detour/internal/daemon"
 )
 
 func derperCommand() *cobra.Command {
@@ -49,5 +50,5 @@ func derper(cmd *cobra.Command, args []string) error {
 	for _, w := range res.Warnings {
 		fmt.Fprintf(stderr, "detour: warning: %s\n", w)
 	}
-	return serve(cmd.Context(), res.Config, stdout, stderr)
+	return serve(cmd.Context(), res.Config, daemon.Options{Derper: true}, stdout, stderr)
 }

@@ -30,7 +30,7 @@ func serveCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return serve(cmd.Context(), cfg, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		return serve(cmd.Context(), cfg, daemon.Options{}, cmd.OutOrStdout(), cmd.ErrOrStderr())
 	}
 	return cmd
 }
@@ -40,8 +40,9 @@ func serveCommand() *cobra.Command {
 // allocates next to nothing, so it costs no CPU that can be measured.
 const gcPercent = 30
 
-// serve runs the relay with a checked config until ctx ends.
-func serve(ctx context.Context, cfg config.Config, stdout, stderr io.Writer) error {
+// serve runs the relay with a checked config until ctx ends. It fills in the
+// version and the logger of o.
+func serve(ctx context.Context, cfg config.Config, o daemon.Options, stdout, stderr io.Writer) error {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
@@ -51,7 +52,8 @@ func serve(ctx context.Context, cfg config.Config, stdout, stderr io.Writer) err
 	}
 	stopHangups := keepOnHangup(log)
 	defer stopHangups()
-	d, err := daemon.New(ctx, cfg, daemon.Options{Version: versionText(), Logger: log})
+	o.Version, o.Logger = versionText(), log
+	d, err := daemon.New(ctx, cfg, o)
 	if err != nil {
 		return err
 	}

@@ -67,6 +67,9 @@ func (d *Daemon) admitted(b *strings.Builder) {
 	n := len(d.cfg.AdmitKey)
 	switch {
 	case d.cfg.Listen == config.Off: // STUN knows no clients
+	case anyAdmitted(d.cfg) && d.derper:
+		fmt.Fprintf(b, "Admitted: EVERYBODY, as with derper. Strangers who find this relay can use it and your traffic.\n"+
+			"To close it: detour serve --server-key %s --admit-key nodekey:… (see detour serve --help).\n\n", d.cfg.ServerKey)
 	case anyAdmitted(d.cfg):
 		b.WriteString("Admitted: EVERYBODY. Strangers who find this relay can use it and your traffic.\n" +
 			"To close it, leave out --admit any and list your nodes with --admit-key.\n\n")
@@ -124,7 +127,26 @@ func (d *Daemon) maps(b *strings.Builder) error {
 	if d.cfg.Listen != config.Off {
 		b.WriteString(", and `tailscale ping` to another\nnode begins via DERP(" + d.cfg.RegionCode + ")")
 	}
-	b.WriteString(".\nA second relay needs its own --region-id. `detour map` with the same flags prints this map again, and with --for-old-clients\n" +
+	b.WriteString(".\n")
+	if d.derper {
+		fmt.Fprintf(b, "To print it again: detour map %s\n", strings.Join(d.mapFlags(), " "))
+		return nil
+	}
+	b.WriteString("A second relay needs its own --region-id. `detour map` with the same flags prints this map again, and with --for-old-clients\n" +
 		"one for clients older than 1.84.\n")
 	return nil
+}
+
+// mapFlags are the flags of detour map that describe this relay.
+func (d *Daemon) mapFlags() []string {
+	flags := []string{
+		"--server-key", d.cfg.ServerKey, "--listen", d.cfg.Listen, "--stun-listen", d.cfg.STUNListen, "--http-listen", d.cfg.HTTPListen,
+	}
+	if d.cfg.Hostname != "" {
+		flags = append(flags, "--hostname", d.cfg.Hostname)
+	}
+	if d.cfg.TLS {
+		return append(flags, "--cert-mode", d.cfg.CertMode, "--cert", d.cfg.Cert, "--key", d.cfg.Key)
+	}
+	return append(flags, "--tls=false")
 }

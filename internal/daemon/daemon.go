@@ -34,6 +34,9 @@ const stopLimit = 8 * time.Second
 type Options struct {
 	Version string
 	Logger  *slog.Logger // required
+	// Derper: it runs under derper's command line. The operator is told other
+	// commands, and an admin listener that cannot be had is left out: derper has none.
+	Derper bool
 	// InterfaceAddrs lists the host's addresses; nil: InterfaceAddrs.
 	InterfaceAddrs func() ([]netip.Addr, error)
 }
@@ -42,6 +45,7 @@ type Options struct {
 type Daemon struct {
 	cfg     config.Config
 	version string
+	derper  bool
 	log     *slog.Logger
 	started time.Time
 	id      identity
@@ -61,7 +65,7 @@ type Daemon struct {
 // New reads or makes the relay's state and binds its listeners. The caller runs
 // it, or closes it. Errors say what the operator can do.
 func New(ctx context.Context, cfg config.Config, o Options) (*Daemon, error) {
-	d := &Daemon{cfg: cfg, version: o.Version, log: o.Logger, started: time.Now()}
+	d := &Daemon{cfg: cfg, version: o.Version, derper: o.Derper, log: o.Logger, started: time.Now()}
 	if o.InterfaceAddrs == nil {
 		o.InterfaceAddrs = InterfaceAddrs
 	}
@@ -125,7 +129,13 @@ func (d *Daemon) listenAdmin(context.Context) (err error) {
 	if d.cfg.AdminListen == config.Off {
 		return nil
 	}
-	if d.adminListener, err = admin.Listen(d.cfg.AdminListen); err != nil {
+	d.adminListener, err = admin.Listen(d.cfg.AdminListen)
+	if err != nil && d.derper {
+		d.log.Warn("running without the admin listener, so detour healthcheck has nobody to ask", "err", err)
+		d.adminListener, d.cfg.AdminListen = nil, config.Off
+		return nil
+	}
+	if err != nil {
 		return err
 	}
 	d.admin = admin.New(admin.Options{
@@ -172,11 +182,35 @@ func (d *Daemon) loadOrCreateCert() (*cert.Certificate, error) {
 	if d.cfg.CertMode == config.CertFiles {
 		return cert.LoadFiles(d.cfg.Cert, d.cfg.Key, time.Now())
 	}
+	if err := d.retireNameless(); err != nil {
+		return nil, err
+	}
 	c, created, err := cert.LoadOrCreatePin(d.cfg.Cert, d.cfg.Key, certNames(d.cfg, d.id.addrs), time.Now())
 	if created {
 		d.log.Info("made a certificate to be pinned by clients", "file", d.cfg.Cert, "names", strings.Join(c.Names(), " "), "not_after", c.NotAfter())
 	}
 	return c, err
+}
+
+// retireNameless moves a pinned certificate aside that holds no name at all, once
+// there is a domain to put into a new one: it was made when the relay had nothing
+// to be called by, so Detour has printed no map with its pin.
+func (d *Daemon) retireNameless() error {
+	if _, err := netip.ParseAddr(d.cfg.Hostname); d.cfg.Hostname == "" || err == nil {
+		return nil
+	}
+	c, err := cert.LoadPin(d.cfg.Cert, d.cfg.Key, time.Now())
+	if err != nil || len(c.Names()) > 0 {
+		return nil // it is there to stay, or LoadOrCreatePin says what is wrong with it
+	}
+	for _, file := range []string{d.cfg.Cert, d.cfg.Key} {
+		if err := os.Rename(file, file+".nameless"); err != nil {
+			return fmt.Errorf("move aside the certificate that holds no name: %w; hint: move %s and %s away by hand", err, d.cfg.Cert, d.cfg.Key)
+		}
+	}
+	d.log.Warn("the certificate was made before the relay had a name; it is kept beside the new one, whose pin is another",
+		"file", d.cfg.Cert+".nameless", "old_pin", c.Pin())
+	return nil
 }
 
 func (d *Daemon) listenHTTP(ctx context.Context) (err error) {

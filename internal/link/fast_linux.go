@@ -310,15 +310,32 @@ func (f *fast) flush() (done bool, err error) {
 }
 
 func (f *fast) waitWritable(timeout time.Duration) error {
-	if err := f.conn.writeBefore(timeout); err != nil {
-		return err
+	for {
+		before := f.unacknowledged()
+		if err := f.conn.writeBefore(timeout); err != nil {
+			return err
+		}
+		err := f.sock.Write(f.out.waitFn)
+		if err == nil {
+			f.out.mu.Lock()
+			defer f.out.mu.Unlock()
+			return f.out.err
+		}
+		// The kernel calls a socket writable only once a good part of what it holds
+		// has left. On a slow line that takes longer than a dead peer is given.
+		slow := errors.Is(err, os.ErrDeadlineExceeded) && !f.conn.doomed.Load() && f.unacknowledged() < before
+		if !slow {
+			return fmt.Errorf("write: %w", err)
+		}
 	}
-	if err := f.sock.Write(f.out.waitFn); err != nil {
-		return fmt.Errorf("write: %w", err)
-	}
-	f.out.mu.Lock()
-	defer f.out.mu.Unlock()
-	return f.out.err
+}
+
+// unacknowledged returns how many bytes the kernel holds for the peer, sent or not.
+func (f *fast) unacknowledged() (n int) {
+	f.sock.Control(func(fd uintptr) { // without an answer there is no progress to be seen
+		n, _ = unix.IoctlGetInt(int(fd), unix.TIOCOUTQ)
+	})
+	return n
 }
 
 func (o *outgoing) seal(on bool) {

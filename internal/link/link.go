@@ -175,3 +175,12 @@ func (c *Conn) writeBefore(timeout time.Duration) error {
 	}
 	return nil
 }
+
+// anyTime clears the write deadline. TLS writes by itself while it reads, in
+// answer to a KeyUpdate, and must not meet a deadline that passed long before.
+func (c *Conn) anyTime() {
+	c.Conn.SetWriteDeadline(time.Time{}) // fails only when it is closed already
+	if c.doomed.Load() {                 // the line above may have undone Doom's deadline
+		c.raw.SetDeadline(longAgo)
+	}
+}

@@ -12,7 +12,7 @@ var (
 )
 
 // maxPooled is the largest buffer that goes back to a pool, in bytes.
-const maxPooled = 256 << 10
+const maxPooled = 1 << 20
 
 func newPool(size int) *sync.Pool {
 	return &sync.Pool{New: func() any { return &chunk{make([]byte, 0, size)} }}

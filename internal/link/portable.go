@@ -108,6 +108,7 @@ func (p *portable) waitWritable(timeout time.Duration) error {
 	}
 	if p.written += len(chunk); p.written == len(p.sealed) {
 		p.reuseSealed()
+		p.conn.anyTime()
 	}
 	return nil
 }

@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"golang.org/x/time/rate"
 )
 
 // DefaultMaxPending is how many connections may be unfinished at once when
@@ -35,7 +37,9 @@ type Options struct {
 	// acknowledgement before the kernel gives the connection up, in whole
 	// milliseconds. Linux only, ignored elsewhere. 0: as the system has it.
 	UserTimeout time.Duration
-	// MaxPending bounds the connections that are not ready yet. 0: DefaultMaxPending.
+	// MaxPending bounds the connections that are not ready yet; one source, an IPv4
+	// address or IPv6 /64 that is not loopback, may have a sixteenth of them.
+	// 0: DefaultMaxPending.
 	MaxPending int
 	// Logger hears of failing accepts. nil: nobody does.
 	Logger *slog.Logger
@@ -59,6 +63,7 @@ type Door struct {
 	panics       atomic.Uint64
 	pending      atomic.Int64 // raised by the accept loop alone
 	open         atomic.Int64
+	sources      sources
 }
 
 // Listen binds addr, "HOST:PORT" with an empty host for all addresses of both
@@ -88,6 +93,7 @@ func newDoor(l net.Listener, o Options) *Door {
 	if d.maxPending <= 0 {
 		d.maxPending = DefaultMaxPending
 	}
+	d.sources.limit = max(1, d.maxPending/shareOfPending)
 	return d
 }
 
@@ -152,13 +158,19 @@ func (d *Door) Serve(ctx context.Context, handle Handler) error {
 	defer handlers.Wait()
 
 	fails := failures{logger: d.logger, addr: d.Addr()}
+	full := rate.Sometimes{First: 1, Interval: logEvery}
 	for {
 		c, err := d.listener.Accept()
 		switch {
 		case err == nil:
 			fails.over()
-			if d.enter(c) {
-				handlers.Go(func() { d.run(ctx, c, handle) })
+			if leave, ok := d.enter(c); ok {
+				handlers.Go(func() { d.run(ctx, c, handle, leave) })
+			} else {
+				full.Do(func() {
+					d.logger.Warn("too many unfinished connections: some are refused; hint: see who connects, and let a firewall bound it",
+						"addr", c.RemoteAddr(), "refused", d.refusedFull.Load())
+				})
 			}
 		case ctx.Err() != nil || errors.Is(err, net.ErrClosed):
 			return nil
@@ -171,26 +183,30 @@ func (d *Door) Serve(ctx context.Context, handle Handler) error {
 	}
 }
 
-// enter counts c in, or closes it when too many are unfinished.
-func (d *Door) enter(c net.Conn) bool {
-	if d.pending.Load() >= d.maxPending {
+// enter counts c in, or closes it when too many are unfinished, of all or of its
+// source.
+func (d *Door) enter(c net.Conn) (leave func(), ok bool) {
+	if d.pending.Load() < d.maxPending {
+		leave, ok = d.sources.enter(c)
+	}
+	if !ok {
 		d.refusedFull.Add(1)
 		if tcp, ok := c.(*net.TCPConn); ok {
 			// A reset tells the client at once, and leaves no TIME_WAIT here.
 			_ = tcp.SetLinger(0) // if it fails, closing says goodbye properly
 		}
 		_ = c.Close() // there is nobody to tell
-		return false
+		return nil, false
 	}
 	d.accepted.Add(1)
 	d.pending.Add(1)
 	d.open.Add(1)
-	return true
+	return leave, true
 }
 
-func (d *Door) run(ctx context.Context, c net.Conn, handle Handler) {
+func (d *Door) run(ctx context.Context, c net.Conn, handle Handler, leave func()) {
 	defer d.open.Add(-1)
-	ready := sync.OnceFunc(func() { d.pending.Add(-1) })
+	ready := sync.OnceFunc(func() { d.pending.Add(-1); leave() })
 	defer ready()
 	defer d.survive(c)
 	handle(ctx, c, ready)

@@ -117,7 +117,6 @@ func (d *directory) each(f func(*peer)) {
 			f(p)
 		}
 	}
-	clear(batch)
 }
 
 // of returns all connections of a key.

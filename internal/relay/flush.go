@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime/debug"
 	"time"
 )
 
@@ -19,9 +20,24 @@ func (p *peer) flush() {
 	if !p.out.begin() {
 		return
 	}
-	if !p.pump(false) {
-		go p.pump(true) // shut waits for it, by outbox.flusher
+	if !p.pumpSafely(false) {
+		go p.pumpSafely(true) // shut waits for it, by outbox.flusher
 	}
+}
+
+// pumpSafely is pump, with a bug that it meets ending this peer alone: neither the
+// relay nor the peer whose packets were to be sent.
+func (p *peer) pumpSafely(wait bool) (idle bool) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			p.server.log.Error("sending to a peer met a bug in Detour; please report this",
+				"peer", p.key, "addr", p.addr, "err", cause, "stack", string(debug.Stack()))
+			p.end(fmt.Errorf("bug while sending: %v", cause))
+			p.out.quit()
+			idle = true
+		}
+	}()
+	return p.pump(wait)
 }
 
 // pump seals and writes until nothing waits. With wait false it reports false

@@ -258,8 +258,8 @@ func (o *outbox) shut() (lost [classes]load) {
 type buffer struct{ b []byte }
 
 const (
-	bufferSize = 16 << 10 // bytes of a fresh one
-	bufferKeep = 64 << 10 // a larger one is left to the garbage collector
+	bufferSize = 16 << 10      // bytes of a fresh one
+	bufferKeep = 2 * dataBytes // a larger one, of a watcher, is left to the garbage collector
 )
 
 var bufferPool = sync.Pool{New: func() any { return &buffer{make([]byte, 0, bufferSize)} }}

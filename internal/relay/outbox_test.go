@@ -18,7 +18,6 @@ type outboxModel struct {
 	control, news [][]byte
 	packets       [classes][][]byte
 	pongs         int
-	lost, taken   [classes]load
 	sent          uint64 // numbers the packets
 }
 
@@ -70,25 +69,10 @@ func TestOutboxModel(t *testing.T) {
 				}
 			},
 			"control": func(t *rapid.T) {
-				frame := derp.AppendFrame(nil, derp.Health, make([]byte, rapid.IntRange(0, 30<<10).Draw(t, "bytes")))
-				fits := sizeOf(m.control)+len(frame) <= controlLimit
-				if o.pushControl(frame) != fits {
-					t.Fatalf("control taken: %v", !fits)
-				}
-				if fits {
-					m.control = append(m.control, frame)
-				}
+				frameBoth(t, controlLimit, &m.control, func(frame []byte, _ int) bool { return o.pushControl(frame) })
 			},
 			"news": func(t *rapid.T) {
-				limit := rapid.SampledFrom([]int{controlLimit, watcherLimit}).Draw(t, "limit")
-				frame := derp.AppendFrame(nil, derp.PeerGone, make([]byte, rapid.IntRange(0, 30<<10).Draw(t, "bytes")))
-				fits := sizeOf(m.news)+len(frame) <= limit
-				if o.pushNews(frame, limit) != fits {
-					t.Fatalf("news taken: %v", !fits)
-				}
-				if fits {
-					m.news = append(m.news, frame)
-				}
+				frameBoth(t, rapid.SampledFrom([]int{controlLimit, watcherLimit}).Draw(t, "limit"), &m.news, o.pushNews)
 			},
 			"pongs": func(t *rapid.T) {
 				for range rapid.IntRange(1, 2*pendingPongs).Draw(t, "how many") {
@@ -129,6 +113,17 @@ func pushBoth(t *rapid.T, o *outbox, m *outboxModel, from key.Public, size int, 
 	want := m.push(c, derp.AppendRecvPacket(nil, from, packet))
 	if r := o.push(from, packet, c); r.closed || r.dropped != want || r.first != idle {
 		t.Fatalf("%v packet of %d bytes: %+v, want dropped %+v, first %v", c, len(packet), r, want, idle)
+	}
+}
+
+func frameBoth(t *rapid.T, limit int, queue *[][]byte, push func(frame []byte, limit int) bool) {
+	frame := derp.AppendFrame(nil, derp.Health, make([]byte, rapid.IntRange(0, 30<<10).Draw(t, "bytes")))
+	fits := sizeOf(*queue)+len(frame) <= limit
+	if push(frame, limit) != fits {
+		t.Fatalf("a frame of %d bytes was taken: %v", len(frame), !fits)
+	}
+	if fits {
+		*queue = append(*queue, frame)
 	}
 }
 

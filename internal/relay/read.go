@@ -27,6 +27,7 @@ type route struct {
 // turn handles one batch of bytes from the peer. It runs on the peer's own
 // goroutine, inside Link.Fill, and never waits for anyone.
 func (p *peer) turn(batch []byte) (used int, stop bool, err error) {
+	defer p.flushTouched()
 	p.server.dir.spoke(p)
 	for used < len(batch) {
 		var n int
@@ -35,13 +36,17 @@ func (p *peer) turn(batch []byte) (used int, stop bool, err error) {
 		}
 		used += n
 	}
+	return used, false, err
+}
+
+// flushTouched ends a batch: what it has queued is sent.
+func (p *peer) flushTouched() {
 	p.server.counts.received(&p.tally)
 	for i, dst := range p.touched {
 		dst.flush()
 		p.touched[i] = nil
 	}
 	p.touched = p.touched[:0]
-	return used, false, err
 }
 
 // touch notes that this batch made dst's outbox non-empty, or may have.

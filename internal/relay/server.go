@@ -118,15 +118,14 @@ func (s *Server) ServeConn(ctx context.Context, c Conn) error {
 		return err
 	}
 	s.admitPeer(p)
+	defer s.remove(p)     // after a panic too: nobody must be routed to a dead connection
 	if ctx.Err() != nil { // Serve may have missed the new peer
 		c.Link.Doom()
 	}
 	if c.LoggedIn != nil {
 		c.LoggedIn()
 	}
-	err = p.why(p.link.Fill(p.turn))
-	s.remove(p)
-	return err
+	return p.why(p.link.Fill(p.turn))
 }
 
 // newPeer makes the peer that a login has proved.

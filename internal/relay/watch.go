@@ -61,16 +61,19 @@ func (s *Server) addWatcher(p *peer) {
 	// From here on p hears of changes. What a shard's list says twice is harmless;
 	// what it says is never older than a change that p has heard before it.
 	var frame []byte
+	var full bool
 	for i := range s.dir.shards {
 		sh := &s.dir.shards[i]
 		sh.mu.RLock()
 		for _, e := range sh.entries {
 			frame = derp.AppendPeerPresent(frame[:0], e.active.Load().presence())
-			if !p.out.pushNews(frame, watcherLimit) {
-				p.end(errWatcherSlow)
-			}
+			full = full || !p.out.pushNews(frame, watcherLimit)
 		}
 		sh.mu.RUnlock()
+		if full {
+			p.end(errWatcherSlow)
+			return
+		}
 	}
 	p.touch(p)
 }
