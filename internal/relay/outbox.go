@@ -82,14 +82,19 @@ func (q *queue) size() int {
 // to the front when that saves growing.
 func (q *queue) room(n int) *buffer {
 	if q.buf == nil {
-		q.buf, q.head = getBuffer(), 0
+		q.buf, q.head = getBuffer(n), 0
 	}
 	b := q.buf
 	if q.head > 0 && len(b.b)+n > cap(b.b) {
 		b.b = b.b[:copy(b.b, b.b[q.head:])]
 		q.head = 0
 	}
-	return b
+	if len(b.b)+n > cap(b.b) {
+		q.buf = getBuffer(len(b.b) + n)
+		q.buf.b = append(q.buf.b, b.b...)
+		putBuffer(b)
+	}
+	return q.buf
 }
 
 // push appends a RecvPacket frame, making room by dropping the oldest. It
@@ -252,23 +257,4 @@ func (o *outbox) shut() (lost [classes]load) {
 		lost[c].bytes += l.bytes
 	}
 	return lost
-}
-
-// buffer is a pooled byte slice. Whoever holds the pointer owns it.
-type buffer struct{ b []byte }
-
-const (
-	bufferSize = 16 << 10      // bytes of a fresh one
-	bufferKeep = 2 * dataBytes // a larger one, of a watcher, is left to the garbage collector
-)
-
-var bufferPool = sync.Pool{New: func() any { return &buffer{make([]byte, 0, bufferSize)} }}
-
-func getBuffer() *buffer { return bufferPool.Get().(*buffer) }
-
-func putBuffer(b *buffer) {
-	if cap(b.b) <= bufferKeep {
-		b.b = b.b[:0]
-		bufferPool.Put(b)
-	}
 }
