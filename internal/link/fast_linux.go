@@ -184,7 +184,7 @@ func (f *fast) check() {
 		return
 	}
 	var gone bool
-	f.sock.Control(func(fd uintptr) { // fails only when it is closed already
+	_ = f.sock.Control(func(fd uintptr) { // fails only when it is closed already
 		polled := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
 		n, err := ignoringEINTR(func() (int, error) { return unix.Poll(polled[:], 0) })
 		gone = n > 0 && err == nil
@@ -332,7 +332,7 @@ func (f *fast) waitWritable(timeout time.Duration) error {
 
 // unacknowledged returns how many bytes the kernel holds for the peer, sent or not.
 func (f *fast) unacknowledged() (n int) {
-	f.sock.Control(func(fd uintptr) { // without an answer there is no progress to be seen
+	_ = f.sock.Control(func(fd uintptr) { // without an answer there is no progress to be seen
 		n, _ = unix.IoctlGetInt(int(fd), unix.TIOCOUTQ)
 	})
 	return n

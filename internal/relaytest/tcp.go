@@ -60,7 +60,7 @@ func Listen(t testing.TB, s *relay.Server, form Form) *Front {
 		tls: &tls.Config{Certificates: []tls.Certificate{cert}, SessionTicketsDisabled: true, DynamicRecordSizingDisabled: true},
 	}
 	serve := make(chan struct{})
-	go func() { defer close(serve); s.Serve(ctx) }()
+	go func() { defer close(serve); _ = s.Serve(ctx) }()
 	t.Cleanup(func() {
 		cancel()
 		l.Close()
