@@ -350,7 +350,7 @@ type part struct {
 
 // parts lists what runs, given the config.
 func (d *Daemon) parts() []part {
-	list := []part{{"relay", d.relay.Serve}, {"admission", d.gate.Serve}}
+	list := []part{{"relay", d.relay.Serve}, {"admission", d.gate.Serve}, {"memory", d.returnMemory}}
 	if d.door != nil {
 		list = append(list, part{"web", d.web.Serve}, part{"listener", func(ctx context.Context) error {
 			return d.door.Serve(ctx, d.web.ServeConn)

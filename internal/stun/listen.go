@@ -126,7 +126,10 @@ type udpSocket struct {
 
 // bindUDP is the bindFunc outside of tests.
 func bindUDP(network string, at netip.AddrPort) (socket, error) {
-	config := net.ListenConfig{Control: controlSocket}
+	var config net.ListenConfig
+	if at.Addr().IsUnspecified() { // a socket with one address has no choice of sources
+		config.Control = controlSocket
+	}
 	packets, err := config.ListenPacket(context.Background(), network, at.String())
 	if err != nil {
 		return nil, err

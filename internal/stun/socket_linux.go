@@ -36,6 +36,9 @@ func controlSocket(network, _ string, raw syscall.RawConn) error {
 }
 
 func (u *udpSocket) receive(buf []byte) (int, netip.AddrPort, error) {
+	if !u.local.Addr().IsUnspecified() {
+		return u.conn.ReadFromUDPAddrPort(buf)
+	}
 	n, controlLen, _, from, err := u.conn.ReadMsgUDPAddrPort(buf, u.asked.received[:])
 	if err != nil {
 		return 0, netip.AddrPort{}, err
@@ -45,6 +48,10 @@ func (u *udpSocket) receive(buf []byte) (int, netip.AddrPort, error) {
 }
 
 func (u *udpSocket) reply(b []byte, to netip.AddrPort) error {
+	if !u.local.Addr().IsUnspecified() {
+		_, err := u.conn.WriteToUDPAddrPort(b, to)
+		return err
+	}
 	_, _, err := u.conn.WriteMsgUDPAddrPort(b, u.asked.control, to)
 	return err
 }
