@@ -1,12 +1,14 @@
 package relay_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/detour-relay/detour/internal/key"
 	"github.com/detour-relay/detour/internal/relay"
 	"github.com/detour-relay/detour/internal/relaytest"
 )
@@ -99,6 +101,38 @@ func TestSlowLine(t *testing.T) {
 		}
 		if st := s.Stats(); st.WriteTimeouts != 0 || st.Connections != 2 {
 			t.Errorf("%d write timeouts, %d connections", st.WriteTimeouts, st.Connections)
+		}
+	})
+}
+
+// TestStopIsNoWriteTimeout stops a relay while peers do not read: they are not to
+// blame for the end of their connections. They are many, as it takes a writer that
+// hears of the end before its reader does.
+func TestStopIsNoWriteTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := relay.New(relay.Options{Key: key.NewPrivate(), Admit: relaytest.Open{}, WriteTimeout: 2 * time.Second})
+		ctx, stop := context.WithCancel(t.Context())
+		served := make(chan error, 1)
+		go func() { served <- s.Serve(ctx) }()
+		src := relaytest.Dial(t, s)
+		var stuck []*relaytest.Peer
+		for range 200 {
+			p := relaytest.Dial(t, s)
+			src.Send(p, "never read")
+			stuck = append(stuck, p)
+		}
+		synctest.Wait()
+		stop()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+		for _, p := range stuck {
+			if err := <-p.Done; err == nil || strings.Contains(err.Error(), "took no byte") {
+				t.Errorf("ended with %v", err)
+			}
+		}
+		if n := s.Stats().WriteTimeouts; n != 0 {
+			t.Errorf("%d write timeouts", n)
 		}
 	})
 }

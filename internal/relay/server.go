@@ -18,6 +18,7 @@ package relay
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"math/rand/v2"
 	"sync/atomic"
@@ -38,6 +39,9 @@ const (
 	// loss costs a whole region its links.
 	meshWriteTimeout = 30 * time.Second
 )
+
+// errStopped ends the connections of a relay that is told to stop.
+var errStopped = errors.New("the relay is stopping")
 
 // Options are a Server's settings.
 type Options struct {
@@ -82,7 +86,7 @@ func (s *Server) Serve(ctx context.Context) error {
 		case <-tick.C:
 			s.sweep()
 		case <-ctx.Done():
-			s.dir.each(func(p *peer) { p.link.Doom() })
+			s.dir.each(func(p *peer) { p.end(errStopped) })
 			return nil
 		}
 	}
@@ -120,7 +124,7 @@ func (s *Server) ServeConn(ctx context.Context, c Conn) error {
 	s.admitPeer(p)
 	defer s.remove(p)     // after a panic too: nobody must be routed to a dead connection
 	if ctx.Err() != nil { // Serve may have missed the new peer
-		c.Link.Doom()
+		p.end(errStopped)
 	}
 	if c.LoggedIn != nil {
 		c.LoggedIn()
