@@ -10,10 +10,12 @@ BUILD     := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags "-s -w
 MODULES   := . interop bench/report
 FOREIGN   := darwin/arm64 windows/amd64 freebsd/amd64 linux/arm
 FUZZTIME  ?= 10s
+# The profile in cmd/detour is for the binary; what only looks at the code, or tests it, need not compile all of Go anew.
+NO_PGO    := GOFLAGS="$(GOFLAGS) -pgo=off"
 # What the e2e target runs unless SCENARIOS says otherwise: everything that this version supports.
 SCENARIOS ?= first a b c d e f m n o
 
-.PHONY: run build check fmt lint vet cross tidy test fuzz interop e2e bench clean
+.PHONY: run build check fmt lint vet cross tidy pgo pgo-check test fuzz interop e2e bench clean
 .DEFAULT_GOAL := build
 
 run: build ## start a relay: ADMIT=any opens it, ARGS= adds flags
@@ -22,27 +24,33 @@ run: build ## start a relay: ADMIT=any opens it, ARGS= adds flags
 build: ## bin/detour, static
 	$(BUILD) -o bin/detour ./cmd/detour
 
-check: lint vet cross tidy ## everything that needs no test to run
+check: lint vet cross tidy pgo-check ## everything that needs no test to run
 
 fmt: $(LINT) ## format all Go files
 	$(LINT) fmt
 
 lint: $(LINT) ## format, style and the import arrows
 	$(LINT) fmt --diff
-	set -e; for m in $(MODULES); do (cd $$m && $(CURDIR)/$(LINT) run ./...); done
+	set -e; for m in $(MODULES); do (cd $$m && $(NO_PGO) $(CURDIR)/$(LINT) run ./...); done
 
 vet:
-	set -e; for m in $(MODULES); do (cd $$m && $(GO) vet ./...); done
+	set -e; for m in $(MODULES); do (cd $$m && $(NO_PGO) $(GO) vet ./...); done
 
 cross: ## the other systems, tests included, and one 32-bit build
-	set -e; for p in $(FOREIGN); do echo "vet $$p"; CGO_ENABLED=0 GOOS=$${p%/*} GOARCH=$${p#*/} $(GO) vet ./...; done
+	set -e; for p in $(FOREIGN); do echo "vet $$p"; $(NO_PGO) CGO_ENABLED=0 GOOS=$${p%/*} GOARCH=$${p#*/} $(GO) vet ./...; done
 	GOOS=linux GOARCH=arm64 $(BUILD) -o /dev/null ./cmd/detour
 
 tidy: ## go.mod and go.sum say what the code imports, no more and no less
 	set -e; for m in $(MODULES); do (cd $$m && $(GO) mod tidy -diff); done
 
+pgo: ## cmd/detour/default.pgo anew, by running the relay under load; needs bash and curl
+	./scripts/pgo.sh make
+
+pgo-check: ## the profile still does what it is for
+	./scripts/pgo.sh check
+
 test: ## all tests, with the race detector where there is a C compiler for it
-	./scripts/test.sh -timeout 10m ./...
+	$(NO_PGO) ./scripts/test.sh -timeout 10m ./...
 	cd bench/report && $(GO) test ./...
 
 fuzz: ## each fuzz target for FUZZTIME

@@ -3,8 +3,15 @@ package admin
 import (
 	"encoding/json"
 	"net/http"
+	"net/http/pprof"
 	"strings"
 )
+
+// profilePath is where the profiles of Go's runtime are, by their usual names.
+const profilePath = "/debug/pprof/"
+
+// profiles lists them. "profile" is CPU time, for ?seconds=N.
+var profiles = []string{"allocs", "block", "goroutine", "heap", "mutex", "threadcreate"}
 
 // endpoint is one path of the API. All of them answer GET and HEAD alone.
 type endpoint struct {
@@ -17,6 +24,12 @@ func (s *Server) handler() http.Handler {
 	endpoints := []endpoint{
 		{"/healthz", `200 and "ok", or 503 and the problems as JSON`, s.serveHealth},
 		{"/stats", "the counts of every part, as JSON", s.serveStats},
+	}
+	if !s.open { // what a profile shows is for the owner alone
+		endpoints = append(endpoints, endpoint{profilePath + "profile", "a CPU profile of ?seconds=N", pprof.Profile})
+		for _, name := range profiles {
+			endpoints = append(endpoints, endpoint{profilePath + name, "Go's profile of that name; ?debug=1 as text", pprof.Handler(name).ServeHTTP})
+		}
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.requests.Add(1)

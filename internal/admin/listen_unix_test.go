@@ -175,3 +175,22 @@ func TestListenErrors(t *testing.T) {
 	_, err = Listen(tcp.Addr().String())
 	wantError(t, err, "another program has this port", "; hint: ")
 }
+
+// TestProfiles: the owner can look into the process, a loopback port shows nothing.
+func TestProfiles(t *testing.T) {
+	s := onUnix(t, Options{})
+	start(t, s)
+	for path, part := range map[string]string{
+		"allocs?debug=1": "# Mallocs = ", "goroutine?debug=1": "goroutine profile: total", "heap": "\x1f\x8b",
+		"profile?seconds=1": "\x1f\x8b",
+	} {
+		if _, body := ask(t, s, "GET "+profilePath+path+" HTTP/1.1\nHost: detour\nConnection: close\n\n"); !strings.Contains(body, part) {
+			t.Errorf("%s: got %.80q, want %q in it", path, body, part)
+		}
+	}
+	open := onTCP(t, Options{})
+	start(t, open)
+	if resp, _ := ask(t, open, "GET "+profilePath+"heap HTTP/1.1\nHost: localhost\nConnection: close\n\n"); resp.StatusCode != 404 {
+		t.Errorf("over TCP: status %d, want 404", resp.StatusCode)
+	}
+}

@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	readSize    = 64 << 10 // bytes asked of the socket at once
+	readSize    = 48 << 10 // bytes asked of the socket at once; more than a record
 	scratchSize = 96 << 10 // plaintext of one turn: the largest frame, and a record more
 	keepPartial = 2 << 10  // bytes that a connection may hold to keep the start of a frame
 	// maxEcho bounds, in bytes, what TLS itself may write while it reads (answers
@@ -40,7 +40,8 @@ type fast struct {
 	// Owned by the reading goroutine.
 	turn    Turn
 	readFn  func(fd uintptr) bool
-	cipher  []byte // read from the socket, not used yet; borrowed, or own when it waits
+	cipher  []byte // read from the socket, not used yet; in a borrowed buffer, or in carry
+	carry   *chunk // where cipher waits for the rest of its record; nil when it is empty or borrowed
 	eof     bool
 	partial []byte // plaintext that turn has not used, while the socket is empty
 	result  error  // why fill ends
@@ -139,11 +140,11 @@ func (f *fast) fill(turn Turn) error {
 func (f *fast) readable(fd uintptr) bool {
 	in := getChunk(readPool)
 	defer putChunk(readPool, in)
-	// What is left of the borrowed buffer needs a place of its own.
-	defer func() { f.cipher = append([]byte(nil), f.cipher...) }()
+	defer f.carryOver()
 	for {
 		in.b = in.b[:copy(in.b[:cap(in.b)], f.cipher)]
 		f.cipher = in.b
+		f.dropCarry()
 		space := in.b[len(in.b):cap(in.b)]
 		n, err := ignoringEINTR(func() (int, error) { return unix.Read(int(fd), space) })
 		switch {
@@ -173,6 +174,26 @@ func (f *fast) readable(fd uintptr) bool {
 			f.unsure.Store(true)
 			return false
 		}
+	}
+}
+
+// carryOver gives what is left of a borrowed read buffer a place of its own. At a
+// busy connection that happens at every read, so it must not make garbage.
+func (f *fast) carryOver() {
+	if len(f.cipher) == 0 {
+		f.cipher = nil
+		return
+	}
+	f.carry = getChunk(carryPool(len(f.cipher)))
+	f.carry.b = append(f.carry.b, f.cipher...)
+	f.cipher = f.carry.b
+}
+
+// dropCarry gives the buffer back whose bytes have been copied out.
+func (f *fast) dropCarry() {
+	if f.carry != nil {
+		putChunk(carryPool(cap(f.carry.b)), f.carry)
+		f.carry = nil
 	}
 }
 

@@ -9,7 +9,21 @@ var (
 	readPool    = newPool(readSize)
 	scratchPool = newPool(scratchSize)
 	outPool     = newPool(16 << 10)
+
+	smallCarryPool = newPool(smallCarry)
+	carryAllPool   = newPool(recordHeader + maxRecord)
 )
+
+// smallCarry holds the start of a record that carries one ordinary packet, in bytes.
+const smallCarry = 2 << 10
+
+// carryPool returns the pool for the n bytes of an incomplete record.
+func carryPool(n int) *sync.Pool {
+	if n <= smallCarry {
+		return smallCarryPool
+	}
+	return carryAllPool
+}
 
 // maxPooled is the largest buffer that goes back to a pool, in bytes.
 const maxPooled = 1 << 20
