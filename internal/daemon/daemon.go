@@ -4,7 +4,6 @@ package daemon
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -12,7 +11,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/detour-relay/detour/internal/admin"
@@ -142,116 +140,6 @@ func (d *Daemon) listenAdmin(context.Context) (err error) {
 		Listener: d.adminListener, Health: d.Health, Stats: func() any { return d.Stats() }, Logger: d.log,
 	})
 	return nil
-}
-
-// listenRelay binds the relay's own address.
-func (d *Daemon) listenRelay(ctx context.Context) (err error) {
-	if d.cfg.Listen == config.Off {
-		return nil
-	}
-	if d.door, err = listen.Listen(ctx, d.cfg.Listen, d.doorOptions("--listen")); err != nil {
-		return err
-	}
-	d.cfg.Listen = withPort(d.cfg.Listen, d.door.Addr())
-	return nil
-}
-
-// certificate reads or makes what the relay shows to clients; nil without TLS.
-func (d *Daemon) certificate() (*tls.Config, error) {
-	if !d.cfg.TLS {
-		return nil, nil
-	}
-	c, err := d.loadOrCreateCert()
-	if err != nil {
-		return nil, err
-	}
-	if d.cfg.Hostname != "" {
-		if err := cert.CheckName(c, d.cfg.Hostname); err != nil {
-			return nil, err
-		}
-	}
-	d.id.cert = c
-	d.source, err = cert.New(cert.Options{Certificate: c, ServerKeyHex: d.id.serverKey.Hex(), Logger: d.log})
-	if err != nil {
-		return nil, err
-	}
-	return d.source.TLSConfig(), nil
-}
-
-func (d *Daemon) loadOrCreateCert() (*cert.Certificate, error) {
-	if d.cfg.CertMode == config.CertFiles {
-		return cert.LoadFiles(d.cfg.Cert, d.cfg.Key, time.Now())
-	}
-	if err := d.retireNameless(); err != nil {
-		return nil, err
-	}
-	c, created, err := cert.LoadOrCreatePin(d.cfg.Cert, d.cfg.Key, certNames(d.cfg, d.id.addrs), time.Now())
-	if created {
-		d.log.Info("made a certificate to be pinned by clients", "file", d.cfg.Cert, "names", strings.Join(c.Names(), " "), "not_after", c.NotAfter())
-	}
-	return c, err
-}
-
-// retireNameless moves a pinned certificate aside that holds no name at all, once
-// there is a domain to put into a new one: it was made when the relay had nothing
-// to be called by, so Detour has printed no map with its pin.
-func (d *Daemon) retireNameless() error {
-	if _, err := netip.ParseAddr(d.cfg.Hostname); d.cfg.Hostname == "" || err == nil {
-		return nil
-	}
-	c, err := cert.LoadPin(d.cfg.Cert, d.cfg.Key, time.Now())
-	if err != nil || len(c.Names()) > 0 {
-		return nil // it is there to stay, or LoadOrCreatePin says what is wrong with it
-	}
-	for _, file := range []string{d.cfg.Cert, d.cfg.Key} {
-		if err := os.Rename(file, file+".nameless"); err != nil {
-			return fmt.Errorf("move aside the certificate that holds no name: %w; hint: move %s and %s away by hand", err, d.cfg.Cert, d.cfg.Key)
-		}
-	}
-	d.log.Warn("the certificate was made before the relay had a name; it is kept beside the new one, whose pin is another",
-		"file", d.cfg.Cert+".nameless", "old_pin", c.Pin())
-	return nil
-}
-
-func (d *Daemon) listenHTTP(ctx context.Context) (err error) {
-	if d.cfg.HTTPListen == config.Off {
-		return nil
-	}
-	if d.httpDoor, err = listen.Listen(ctx, d.cfg.HTTPListen, d.doorOptions("--http-listen")); err != nil {
-		return err
-	}
-	d.cfg.HTTPListen = withPort(d.cfg.HTTPListen, d.httpDoor.Addr())
-	d.portal = web.NewHTTP(web.HTTPOptions{Logger: d.log})
-	return nil
-}
-
-func (d *Daemon) listenSTUN(context.Context) error {
-	if d.cfg.STUNListen == config.Off {
-		return nil
-	}
-	mode := stun.Tailscale
-	if d.cfg.STUNMode == config.STUNRFC {
-		mode = stun.RFC
-	}
-	d.stun = stun.New(stun.Options{Mode: mode, Logger: d.log})
-	if err := d.stun.Listen(d.cfg.STUNListen); err != nil {
-		return err
-	}
-	d.cfg.STUNListen = withPort(d.cfg.STUNListen, d.stun.Addrs()[0])
-	return nil
-}
-
-func (d *Daemon) doorOptions(flag string) listen.Options {
-	return listen.Options{Flag: flag, KeepAlive: d.cfg.TCPKeepAlive, UserTimeout: d.cfg.TCPUserTimeout, Logger: d.log}
-}
-
-// withPort puts the port that was really bound into a listen setting.
-func withPort(setting string, bound netip.AddrPort) string {
-	host, _, err := net.SplitHostPort(setting)
-	if err != nil {
-		return setting
-	}
-	return net.JoinHostPort(host, fmt.Sprint(bound.Port()))
 }
 
 // admissionSources makes the sources that the settings name; none means closed.
