@@ -25,7 +25,12 @@ func lasting(t testing.TB, forDays int, names ...string) *Certificate {
 
 func inMemory(t testing.TB, i issued) *Certificate {
 	t.Helper()
-	c, err := ParsePEM("test", []byte(pemCerts(i)), []byte(pemKey(t, i.key)), testNow)
+	return parsedAt(t, i, testNow)
+}
+
+func parsedAt(t testing.TB, i issued, now time.Time) *Certificate {
+	t.Helper()
+	c, err := ParsePEM("test", []byte(pemCerts(i)), []byte(pemKey(t, i.key)), now)
 	if err != nil {
 		t.Fatal(err)
 	}
