@@ -12,10 +12,12 @@ FOREIGN   := darwin/arm64 windows/amd64 freebsd/amd64 linux/arm
 FUZZTIME  ?= 10s
 # The profile in cmd/detour is for the binary; what only looks at the code, or tests it, need not compile all of Go anew.
 NO_PGO    := GOFLAGS="$(GOFLAGS) -pgo=off"
+# Handshakes of the soak.
+SOAK      ?= 100000
 # What the e2e target runs unless SCENARIOS says otherwise: everything that this version supports.
 SCENARIOS ?= first a b c d e f m n o
 
-.PHONY: run build check fmt lint vet cross tidy pgo pgo-check test fuzz interop e2e bench clean
+.PHONY: run build check fmt lint vet cross tidy pgo pgo-check test soak fuzz interop e2e bench clean
 .DEFAULT_GOAL := build
 
 run: build ## start a relay: ADMIT=any opens it, ARGS= adds flags
@@ -52,6 +54,9 @@ pgo-check: ## the profile still does what it is for
 test: ## all tests, with the race detector where there is a C compiler for it
 	$(NO_PGO) ./scripts/test.sh -timeout 10m ./...
 	cd bench/report && $(GO) test ./...
+
+soak: ## SOAK handshakes while certificates are replaced without a pause, each served chain checked; 2,000 in seconds
+	$(NO_PGO) DETOUR_SOAK=$(SOAK) ./scripts/test.sh -count=1 -timeout 3h -v -run TestHandshakeSoak ./internal/cert
 
 fuzz: ## each fuzz target for FUZZTIME
 	./scripts/fuzz.sh $(FUZZTIME)

@@ -52,13 +52,16 @@ func crossChecks(c Config) []Problem {
 		add("cert", bad("set key too, or remove cert", "given without key"))
 	case c.Cert == "" && c.Key != "":
 		add("key", bad("set cert too, or remove key", "given without cert"))
-	case c.Cert == "" && c.CertMode == CertFiles:
+	case c.Cert == "" && c.CertMode == CertFiles && len(c.CertPair) == 0:
 		add("cert_mode", bad("set both, or use cert_mode pin", "files needs cert and key"))
 	case c.Cert == "" && c.CertMode == CertPin && c.StateDir != "":
 		add("cert", bad("set both to files in the state directory", "cert and key are empty"))
 	case c.CertMode == CertPin && c.Cert != "" && filepath.Clean(c.Cert) == filepath.Clean(c.Key):
 		add("key", bad("name two files", "the same file as cert, and cert_mode pin writes both"))
 	}
+	pair, strict := checkCertsTogether(c)
+	add("cert_pair", pair)
+	add("strict_sni", strict)
 	if ip, err := netip.ParseAddr(c.Hostname); err == nil && ip.Is6() && port(c.Listen) == 443 {
 		add("hostname", bad("use a DNS name, an IPv4 address or another port in listen",
 			"current clients cannot use an IPv6 address with port 443, since they leave out its brackets in the URL"))

@@ -72,4 +72,7 @@ type Config struct {
 
 	LogFormat string // "text" or "json"
 	LogLevel  string // "debug", "info", "warn" or "error"
+
+	CertPair  []string // in CertFiles: further pairs, as CERT,KEY or one file with both; see CertPairs
+	StrictSNI bool     // refuse clients that would get the default certificate for want of a better one
 }

@@ -125,9 +125,14 @@ func (e *explainer) certificate(c Config) {
 		e.line("certificate: %s", c.Cert)
 		e.line("private key: %s", c.Key)
 	default:
-		e.line("from files; clients accept it when it is valid for the name they dial and an authority they trust issued it")
-		e.line("certificate: %s", c.Cert)
-		e.line("private key: %s", c.Key)
+		e.line("from files, which are read again when they change; clients accept it when it is valid for the name they dial and an authority they trust issued it")
+		for _, p := range c.CertPairs() {
+			e.line("certificate: %s", p.Cert)
+			e.line("private key: %s", p.Key)
+		}
+	}
+	if c.StrictSNI {
+		e.line("clients that ask for no name, or one that no certificate covers, are refused")
 	}
 }
 

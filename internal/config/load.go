@@ -43,7 +43,7 @@ func complete(c *Config) {
 	}
 	if c.CertMode == "" {
 		c.CertMode = CertPin
-		if c.Cert != "" || c.Key != "" {
+		if c.Cert != "" || c.Key != "" || len(c.CertPair) > 0 {
 			c.CertMode = CertFiles
 		}
 	}
@@ -144,6 +144,8 @@ func (l *loader) environ(environ []string) {
 		seen[name] = true
 		i := slices.IndexFunc(l.table, func(s setting) bool { return s.EnvName() == name })
 		switch {
+		case i >= 0 && l.table[i].spaced:
+			l.setList(l.table[i], name, strings.Fields(text))
 		case i >= 0:
 			l.set(l.table[i], name, text)
 		case name == envPrefix+"CONFIG": // whoever calls Load has read the file it names

@@ -148,8 +148,9 @@ func TestEveryLayerSetsEverySetting(t *testing.T) {
 		"admit": {"any", "none"}, "admit_key": {node, strings.ToLower(node)},
 		"write_timeout": {"1s", "3s"}, "tcp_user_timeout": {"1s", "3s"}, "tcp_keepalive": {"1s", "3s"},
 		"log_format": {"json", "text"}, "log_level": {"warn", "debug"},
+		"cert_pair": {"/a,/b", "/c"}, "strict_sni": {"true", "false"},
 	}
-	with := map[string]string{"cert": "key: /z", "key": "cert: /z", "cert_mode": "cert: /y\nkey: /z"} // what must stand beside it
+	with := map[string]string{"cert": "key: /z", "key": "cert: /z", "cert_mode": "cert: /y\nkey: /z", "strict_sni": "hostname: a"} // what must stand beside it
 	for _, s := range table() {
 		t.Run(s.Name, func(t *testing.T) {
 			low, high := texts[s.Name][0], texts[s.Name][1]
@@ -191,7 +192,7 @@ func TestFlags(t *testing.T) {
 		if text, ok := want[f.Name]; ok && f.String() != text {
 			t.Errorf("%s = %q, want %q", f.Name, f.String(), text)
 		}
-		if f.IsBoolFlag() != (f.Name == "tls") || f.Type() != string(f.Kind) {
+		if f.IsBoolFlag() != (f.Kind == KindBool) || f.Type() != string(f.Kind) {
 			t.Errorf("%s: IsBoolFlag %v, Type %s", f.Name, f.IsBoolFlag(), f.Type())
 		}
 	}

@@ -55,6 +55,7 @@ type setting struct {
 	Setting
 	section string // heading in the example
 	value   string // default as text that assign takes; empty when derived
+	spaced  bool   // of a list: entries may hold commas, so that only spaces part them in the environment
 	user    func(Host) string
 	field   func(*Config) any // pointer to the field; assign lists the types
 	check   func(*Config) []fault

@@ -15,6 +15,7 @@ func table() []setting {
 		section("Listeners", listenSettings()),
 		section("What the DERP map says", mapSettings()),
 		section("Certificate", certSettings()),
+		section("Certificate", moreCertSettings()),
 		section("Who may connect", admitSettings()),
 		section("Timeouts", timeSettings()),
 		section("Log", logSettings()),
@@ -257,7 +258,7 @@ func certSettings() []setting {
 		{
 			Setting: Setting{
 				Name: "cert_mode", Kind: KindText, Values: []string{CertPin, CertFiles},
-				Default: "files when cert and key are given, pin otherwise",
+				Default: "files when cert and key or cert_pair are given, pin otherwise",
 				Usage:   "where the certificate comes from: pin or files",
 				Note:    "pin makes a self-signed certificate once, valid for ten years, and publishes its fingerprint in the DERP map: no domain and no authority needed. files reads a certificate that an authority issued.",
 			},

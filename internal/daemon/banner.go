@@ -146,7 +146,14 @@ func (d *Daemon) mapFlags() []string {
 		flags = append(flags, "--hostname", d.cfg.Hostname)
 	}
 	if d.cfg.TLS {
-		return append(flags, "--cert-mode", d.cfg.CertMode, "--cert", d.cfg.Cert, "--key", d.cfg.Key)
+		flags = append(flags, "--cert-mode", d.cfg.CertMode)
+		if d.cfg.Cert != "" {
+			flags = append(flags, "--cert", d.cfg.Cert, "--key", d.cfg.Key)
+		}
+		for _, pair := range d.cfg.CertPair {
+			flags = append(flags, "--cert-pair", pair)
+		}
+		return flags
 	}
 	return append(flags, "--tls=false")
 }

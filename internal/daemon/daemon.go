@@ -51,6 +51,7 @@ type Daemon struct {
 	relay  *relay.Server
 	gate   *admit.Gate
 	source *cert.Source
+	watch  *cert.Watcher // nil: the certificate is not read again
 	web    *web.Server
 	portal *web.CaptivePortal
 	stun   *stun.Server
@@ -240,6 +241,7 @@ type part struct {
 func (d *Daemon) parts() []part {
 	list := []part{{"relay", d.relay.Serve}, {"admission", d.gate.Serve}, {"memory", d.returnMemory}}
 	if d.door != nil {
+		list = append(list, d.certParts()...)
 		list = append(list, part{"web", d.web.Serve}, part{"listener", func(ctx context.Context) error {
 			return d.door.Serve(ctx, d.web.ServeConn)
 		}})

@@ -236,11 +236,15 @@ func mapWarnings(c config.Config, id identity, forOldClients bool) []string {
 	return w
 }
 
-// LoadCert reads the certificate of the settings without making one. Of a relay
+// LoadCert reads the certificate that clients of the map are served, without making one. Of a relay
 // in pin mode that never ran the error matches cert.ErrNoPin.
 func LoadCert(c config.Config) (*cert.Certificate, error) {
 	if c.CertMode == config.CertFiles {
-		return cert.LoadFiles(c.Cert, c.Key, time.Now())
+		certs, err := cert.LoadPairs(certPairs(c), time.Now())
+		if err != nil {
+			return nil, err
+		}
+		return cert.ForName(certs, c.Hostname), nil
 	}
 	return cert.LoadPin(c.Cert, c.Key, time.Now())
 }

@@ -15,18 +15,19 @@ import (
 // Stats are the figures of all parts at one moment, as GET /stats shows them.
 // Parts that are off are left out.
 type Stats struct {
-	Version    string         `json:"version"`
-	ServerKey  string         `json:"server_key"` // public
-	Started    time.Time      `json:"started"`
-	Relay      relay.Stats    `json:"relay"`
-	Admit      admit.Stats    `json:"admit"`
-	Listen     *listen.Stats  `json:"listen,omitempty"`
-	Web        *web.Stats     `json:"web,omitempty"`
-	Cert       *cert.Stats    `json:"cert,omitempty"`
-	HTTPListen *listen.Stats  `json:"http_listen,omitempty"`
-	HTTP       *web.HTTPStats `json:"http,omitempty"`
-	STUN       *stun.Stats    `json:"stun,omitempty"`
-	Admin      *admin.Stats   `json:"admin,omitempty"`
+	Version    string           `json:"version"`
+	ServerKey  string           `json:"server_key"` // public
+	Started    time.Time        `json:"started"`
+	Relay      relay.Stats      `json:"relay"`
+	Admit      admit.Stats      `json:"admit"`
+	Listen     *listen.Stats    `json:"listen,omitempty"`
+	Web        *web.Stats       `json:"web,omitempty"`
+	Cert       *cert.Stats      `json:"cert,omitempty"`
+	CertFiles  *cert.WatchStats `json:"cert_files,omitempty"`
+	HTTPListen *listen.Stats    `json:"http_listen,omitempty"`
+	HTTP       *web.HTTPStats   `json:"http,omitempty"`
+	STUN       *stun.Stats      `json:"stun,omitempty"`
+	Admin      *admin.Stats     `json:"admin,omitempty"`
 }
 
 // Stats gathers the figures of all parts.
@@ -40,6 +41,9 @@ func (d *Daemon) Stats() Stats {
 	}
 	if d.source != nil {
 		s.Cert = ptr(d.source.Stats())
+	}
+	if d.watch != nil {
+		s.CertFiles = ptr(d.watch.Stats())
 	}
 	if d.httpDoor != nil {
 		s.HTTPListen, s.HTTP = ptr(d.httpDoor.Stats()), ptr(d.portal.Stats())
@@ -58,13 +62,7 @@ func ptr[T any](v T) *T { return &v }
 // Health says whether clients can use the relay.
 func (d *Daemon) Health() admin.Health {
 	h := admin.Health{OK: true}
-	if d.source != nil {
-		now := time.Now()
-		if c := d.source.Stats(); now.After(c.NotAfter) {
-			h.Problems = append(h.Problems, "the certificate expired on "+c.NotAfter.Format(time.DateOnly)+
-				": clients refuse it; replace it and restart")
-		}
-	}
+	h.Problems = append(h.Problems, d.certProblems()...)
 	h.OK = len(h.Problems) == 0
 	return h
 }
