@@ -148,6 +148,8 @@ func TestEveryLayerSetsEverySetting(t *testing.T) {
 		"admit": {"any", "none"}, "admit_key": {node, strings.ToLower(node)},
 		"write_timeout": {"1s", "3s"}, "tcp_user_timeout": {"1s", "3s"}, "tcp_keepalive": {"1s", "3s"},
 		"log_format": {"json", "text"}, "log_level": {"warn", "debug"},
+		"trusted_proxies": {"192.0.2.0/24", "unix"}, "fallback": {"http://127.0.0.1:8080", "/srv/www"},
+		"sni_route": {"a.example=127.0.0.1:1", "*.example.com=unix:/run/x.sock"},
 	}
 	with := map[string]string{"cert": "key: /z", "key": "cert: /z", "cert_mode": "cert: /y\nkey: /z"} // what must stand beside it
 	for _, s := range table() {

@@ -8,6 +8,7 @@ import (
 	"github.com/detour-relay/detour/internal/cert"
 	"github.com/detour-relay/detour/internal/listen"
 	"github.com/detour-relay/detour/internal/relay"
+	"github.com/detour-relay/detour/internal/sni"
 	"github.com/detour-relay/detour/internal/stun"
 	"github.com/detour-relay/detour/internal/web"
 )
@@ -22,6 +23,7 @@ type Stats struct {
 	Admit      admit.Stats    `json:"admit"`
 	Listen     *listen.Stats  `json:"listen,omitempty"`
 	Web        *web.Stats     `json:"web,omitempty"`
+	SNIRoutes  *sni.Stats     `json:"sni_routes,omitempty"`
 	Cert       *cert.Stats    `json:"cert,omitempty"`
 	HTTPListen *listen.Stats  `json:"http_listen,omitempty"`
 	HTTP       *web.HTTPStats `json:"http,omitempty"`
@@ -37,6 +39,9 @@ func (d *Daemon) Stats() Stats {
 	}
 	if d.door != nil {
 		s.Listen, s.Web = ptr(d.door.Stats()), ptr(d.web.Stats())
+	}
+	if d.router != nil {
+		s.SNIRoutes = ptr(d.router.Stats())
 	}
 	if d.source != nil {
 		s.Cert = ptr(d.source.Stats())
