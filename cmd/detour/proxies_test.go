@@ -249,7 +249,7 @@ func (s *street) dial(addr, from string) func(ctx context.Context, _, _ string) 
 	return func(ctx context.Context, _, _ string) (net.Conn, error) { return d.DialContext(ctx, "tcp", addr) }
 }
 
-// derp logs two clients in at addr and passes a packet each way. fast says
+// derp logs two clients in at addr and passes packets each way. fast says
 // whether they can see the relay's own certificate.
 func (s *street) derp(addr string, webSocket, fast bool) {
 	s.t.Helper()
@@ -268,22 +268,28 @@ func (s *street) derp(addr string, webSocket, fast bool) {
 		clients = append(clients, c)
 	}
 	for i, from := range clients {
-		to := clients[1-i]
-		want := bytes.Repeat([]byte{byte(i + 1)}, 1400)
-		if err := from.Send(to.PublicKey(), want); err != nil {
-			s.t.Fatal(err)
+		for n := range 100 {
+			s.pass(from, clients[1-i], bytes.Repeat([]byte{byte(n)}, 14*n))
 		}
-		for {
-			m, err := to.Recv()
-			if err != nil {
-				s.t.Fatalf("receive: %v", err)
+	}
+}
+
+// pass sends one packet and waits for it.
+func (s *street) pass(from, to *client.Client, packet []byte) {
+	s.t.Helper()
+	if err := from.Send(to.PublicKey(), packet); err != nil {
+		s.t.Fatal(err)
+	}
+	for {
+		m, err := to.Recv()
+		if err != nil {
+			s.t.Fatalf("receive: %v", err)
+		}
+		if p, ok := m.(client.Packet); ok {
+			if p.From != from.PublicKey() || !bytes.Equal(p.Data, packet) {
+				s.t.Fatalf("another packet came: %d bytes from %v", len(p.Data), p.From)
 			}
-			if p, ok := m.(client.Packet); ok {
-				if p.From != from.PublicKey() || !bytes.Equal(p.Data, want) {
-					s.t.Errorf("another packet came: %d bytes from %v", len(p.Data), p.From)
-				}
-				break
-			}
+			return
 		}
 	}
 }
@@ -360,7 +366,7 @@ func TestProxyCaddy(t *testing.T) {
 	s.program(front, "caddy", "run", "--adapter", "caddyfile", "--config", s.file("Caddyfile", text))
 	s.derp(front, false, false)
 	s.derp(front, true, false)
-	s.bench(front)
+	// No bench: it dials an address, and without a name in TLS Caddy has no certificate to show.
 	s.sawClients(r, 4)
 }
 

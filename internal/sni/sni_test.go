@@ -42,8 +42,11 @@ type firstWrite struct {
 	wrote []byte
 }
 
-func (f *firstWrite) Write(p []byte) (int, error) { f.wrote = append(f.wrote, p...); return len(p), nil }
-func (f *firstWrite) Read([]byte) (int, error)    { return 0, io.EOF }
+func (f *firstWrite) Write(p []byte) (int, error) {
+	f.wrote = append(f.wrote, p...)
+	return len(p), nil
+}
+func (f *firstWrite) Read([]byte) (int, error) { return 0, io.EOF }
 
 // records cuts the handshake message of a ClientHello into records of n bytes.
 func records(hello []byte, n int) []byte {
@@ -117,8 +120,11 @@ func FuzzPeek(f *testing.F) {
 
 func TestLookup(t *testing.T) {
 	r := New(Options{Own: "relay.example.com", Routes: []Route{
-		{Name: "a.example.com", Addr: "1"}, {Name: "*.example.com", Addr: "2"}, {Name: "A.example.com.", Addr: "3"},
-		{Name: "*.b.example.com", Addr: "4"}, {Name: "*.example.com", Addr: "5"},
+		{Name: "a.example.com", Addr: "1"},
+		{Name: "*.example.com", Addr: "2"},
+		{Name: "A.example.com.", Addr: "3"},
+		{Name: "*.b.example.com", Addr: "4"},
+		{Name: "*.example.com", Addr: "5"},
 	}})
 	for name, want := range map[string]string{
 		"a.example.com": "1", "c.example.com": "2", "x.b.example.com": "4", "b.example.com": "2",

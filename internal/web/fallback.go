@@ -124,7 +124,9 @@ type originKey struct{}
 func (f *Fallback) reverseProxy(network, addr, host string) http.Handler {
 	dialer := &net.Dialer{Timeout: siteDial}
 	f.proxy = &http.Transport{
-		DialContext:           func(ctx context.Context, _, _ string) (net.Conn, error) { return dialer.DialContext(ctx, network, addr) },
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return dialer.DialContext(ctx, network, addr)
+		},
 		MaxIdleConnsPerHost:   siteConns,
 		IdleConnTimeout:       siteIdle,
 		ResponseHeaderTimeout: siteHeader,

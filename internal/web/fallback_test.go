@@ -180,7 +180,6 @@ func TestSiteThatIsDown(t *testing.T) {
 	}
 }
 
-
 // pipes is a listener whose connections are made by dial.
 type pipes struct {
 	conns  chan net.Conn

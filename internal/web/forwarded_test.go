@@ -7,7 +7,6 @@ import (
 	"strings"
 	"testing"
 
-
 	"github.com/detour-relay/detour/internal/derp"
 )
 
@@ -30,10 +29,9 @@ func TestClientAddress(t *testing.T) {
 	proxies := Proxies{From: prefixes("10.0.0.0/8", "2001:db8:1::/48")}
 	const proxy, stranger = "10.0.0.1:4000", "203.0.113.5:5000"
 	tests := []struct {
-		name, from       string
-		forwarded        []string
-		realIP, want     string
-		
+		name, from   string
+		forwarded    []string
+		realIP, want string
 	}{
 		{name: "no header", from: proxy, want: proxy},
 		{name: "one", from: proxy, forwarded: []string{"192.0.2.1"}, want: "192.0.2.1:0"},
