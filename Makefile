@@ -17,7 +17,7 @@ SOAK      ?= 100000
 # What the e2e target runs unless SCENARIOS says otherwise: everything that this version supports.
 SCENARIOS ?= first a b c d e f m n o
 
-.PHONY: run build check fmt lint vet cross tidy pgo pgo-check test soak fuzz interop e2e bench clean
+.PHONY: run build check fmt lint vet cross tidy pgo pgo-check test soak fuzz interop e2e bench clean proxies
 .DEFAULT_GOAL := build
 
 run: build ## start a relay: ADMIT=any opens it, ARGS= adds flags
@@ -68,6 +68,9 @@ e2e: ## real tailscaled clients in the test bed at E2E_BED; SCENARIOS= chooses; 
 	@test -n "$(E2E_BED)" || { echo "e2e: E2E_BED is not set; hint: make e2e E2E_BED=/path/to/the/bed" >&2; exit 2; }
 	$(MAKE) build
 	E2E_BED="$(E2E_BED)" ./e2e/run.sh $(SCENARIOS)
+
+proxies: ## the recipes of docs/proxies with the real nginx, HAProxy and Caddy; root on Debian installs what is missing
+	$(NO_PGO) ./scripts/proxies.sh
 
 bench: ## beside derper on this machine, about 20 minutes: docs/benchmarks.md and its plots; settings are in the script
 	./bench/compare.sh

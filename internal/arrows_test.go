@@ -36,7 +36,7 @@ var arrows = map[string][]string{
 	"internal/daemon": {
 		"internal/admin", "internal/admit", "internal/cert", "internal/client", "internal/config", "internal/derp",
 		"internal/derpmap", "internal/key", "internal/link", "internal/listen", "internal/mesh", "internal/probe",
-		"internal/relay", "internal/stun", "internal/usage", "internal/web",
+		"internal/relay", "internal/sni", "internal/stun", "internal/usage", "internal/web",
 	},
 	"internal/derp":    {"internal/key"},
 	"internal/derpmap": {},
@@ -46,6 +46,7 @@ var arrows = map[string][]string{
 	"internal/mesh":    {"internal/client", "internal/derp", "internal/key"},
 	"internal/probe":   {"internal/client", "internal/derpmap", "internal/key", "internal/stun"},
 	"internal/relay":   {"internal/derp", "internal/key"},
+	"internal/sni":     {},
 	"internal/stun":    {},
 	"internal/usage":   {"internal/key"},
 	"internal/web":     {"internal/derp", "internal/key", "internal/link", "internal/relay"},

@@ -38,7 +38,7 @@ func problems(c Config) []Problem {
 
 // crossChecks finds settings that are right alone and wrong together.
 func crossChecks(c Config) []Problem {
-	list := sameAddress(c)
+	list := append(sameAddress(c), proxyChecks(c)...)
 	add := func(setting string, faults []fault) {
 		for _, f := range faults {
 			list = append(list, Problem{Setting: setting, What: f.what, Hint: f.hint})
@@ -165,17 +165,17 @@ func checkAdmitKeys(keys []string) []fault {
 }
 
 func checkFrontPage(page string) []fault {
-	if page == FrontNeutral || page == FrontBlank {
+	if page == FrontNeutral || page == FrontBlank || page == FrontFallback {
 		return nil
 	}
-	hint := "use neutral, blank, or a URL such as https://example.com/"
-	if near, ok := nearest(page, []string{FrontNeutral, FrontBlank}); ok {
+	hint := "use neutral, blank, fallback, or a URL such as https://example.com/"
+	if near, ok := nearest(page, []string{FrontNeutral, FrontBlank, FrontFallback}); ok {
 		hint = "did you mean " + near + "?"
 	}
 	u, err := url.Parse(page)
 	switch {
 	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || !printable(page):
-		return bad(hint, "%s is neither neutral nor blank nor an http or https URL", quote(page))
+		return bad(hint, "%s is neither neutral nor blank nor fallback nor an http or https URL", quote(page))
 	case len(page) > maxURL:
 		return bad("use a shorter URL", "is %d bytes long, more than %d", len(page), maxURL)
 	}

@@ -26,6 +26,8 @@ const (
 const (
 	FrontNeutral = "neutral" // a page that names neither DERP nor Tailscale nor Detour
 	FrontBlank   = "blank"   // an empty page
+
+	FrontFallback = "fallback" // what Fallback answers
 )
 
 // The values of Admit.
@@ -64,7 +66,7 @@ type Config struct {
 	AdmitKey    []string // node keys, as nodekey:<64 hex>
 	MeshKeyFile string   // 64 hex digits that sibling relays share; empty: no mesh
 
-	FrontPage string // FrontNeutral, FrontBlank or a URL
+	FrontPage string // FrontNeutral, FrontBlank, FrontFallback or a URL
 
 	WriteTimeout   time.Duration // longest that a peer may take no byte before it is cut off; 0: no limit
 	TCPUserTimeout time.Duration // TCP_USER_TIMEOUT of accepted connections; 0: the system's
@@ -75,4 +77,9 @@ type Config struct {
 
 	CertPair  []string // in CertFiles: further pairs, as CERT,KEY or one file with both; see CertPairs
 	StrictSNI bool     // refuse clients that would get the default certificate for want of a better one
+
+	// What stands around the relay. TrustedFrom and Routes give these in the form in which they are used.
+	TrustedProxies []string // CIDRs and TrustUnix: whose X-Forwarded-For and X-Real-IP are believed
+	Fallback       string   // http://HOST:PORT, "unix:" and a path, or a directory: answers what is not the relay's; empty: FrontPage does
+	SNIRoute       []string // "NAME=TARGET": connections for NAME are handed on before TLS
 }

@@ -71,6 +71,7 @@ func (e *explainer) listeners(c Config) {
 		e.line("admin API: %s", place("TCP", c.AdminListen))
 	}
 	e.frontPage(c.FrontPage)
+	e.around(c)
 }
 
 func (e *explainer) frontPage(page string) {
@@ -79,6 +80,7 @@ func (e *explainer) frontPage(page string) {
 		e.line("a browser sees: a page that does not say what runs here")
 	case FrontBlank:
 		e.line("a browser sees: an empty page")
+	case FrontFallback: // around names the site
 	default:
 		e.line("a browser is sent to: %s", page)
 	}

@@ -52,6 +52,10 @@ func complete(c *Config) {
 		c.Cert = filepath.Join(c.StateDir, "pin.crt")
 		c.Key = filepath.Join(c.StateDir, "pin.key")
 	}
+	if c.Fallback != "" {
+		orDefault(&c.FrontPage, FrontFallback)
+	}
+	orDefault(&c.FrontPage, FrontNeutral)
 	// With the number in them the names of two regions never collide.
 	orDefault(&c.RegionCode, "detour-"+strconv.Itoa(c.RegionID))
 	orDefault(&c.RegionName, "Detour "+strconv.Itoa(c.RegionID))

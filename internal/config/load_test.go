@@ -149,6 +149,8 @@ func TestEveryLayerSetsEverySetting(t *testing.T) {
 		"write_timeout": {"1s", "3s"}, "tcp_user_timeout": {"1s", "3s"}, "tcp_keepalive": {"1s", "3s"},
 		"log_format": {"json", "text"}, "log_level": {"warn", "debug"},
 		"cert_pair": {"/a,/b", "/c"}, "strict_sni": {"true", "false"},
+		"trusted_proxies": {"192.0.2.0/24", "unix"}, "fallback": {"http://127.0.0.1:8080", "/srv/www"},
+		"sni_route": {"a.example=127.0.0.1:1", "*.example.com=unix:/run/x.sock"},
 	}
 	with := map[string]string{"cert": "key: /z", "key": "cert: /z", "cert_mode": "cert: /y\nkey: /z", "strict_sni": "hostname: a"} // what must stand beside it
 	for _, s := range table() {

@@ -13,6 +13,7 @@ func table() []setting {
 	all := slices.Concat(
 		section("State", stateSettings()),
 		section("Listeners", listenSettings()),
+		section("Behind a proxy, or in front of a site", proxySettings()),
 		section("What the DERP map says", mapSettings()),
 		section("Certificate", certSettings()),
 		section("Certificate", moreCertSettings()),
@@ -122,11 +123,10 @@ func listenSettings() []setting {
 		},
 		{
 			Setting: Setting{
-				Name: "front_page", Kind: KindText,
-				Usage: "what a browser sees: neutral, blank or a URL to redirect to",
-				Note:  "neutral is a plain page that names neither DERP nor Tailscale nor Detour; blank is an empty page; an http or https URL is redirected to.",
+				Name: "front_page", Kind: KindText, Default: "neutral, or fallback where that is set",
+				Usage: "what a browser sees: neutral, blank, fallback or a URL to redirect to",
+				Note:  "neutral is a plain page that names neither DERP nor Tailscale nor Detour; blank is an empty page; fallback is the site that the setting fallback names; an http or https URL is redirected to.",
 			},
-			value: FrontNeutral,
 			field: func(c *Config) any { return &c.FrontPage },
 			check: func(c *Config) []fault { return checkFrontPage(c.FrontPage) },
 		},

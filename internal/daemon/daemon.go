@@ -21,6 +21,7 @@ import (
 	"github.com/detour-relay/detour/internal/key"
 	"github.com/detour-relay/detour/internal/listen"
 	"github.com/detour-relay/detour/internal/relay"
+	"github.com/detour-relay/detour/internal/sni"
 	"github.com/detour-relay/detour/internal/stun"
 	"github.com/detour-relay/detour/internal/web"
 )
@@ -53,6 +54,7 @@ type Daemon struct {
 	source *cert.Source
 	watch  *cert.Watcher // nil: the certificate is not read again
 	web    *web.Server
+	router *sni.Router
 	portal *web.CaptivePortal
 	stun   *stun.Server
 	admin  *admin.Server
@@ -120,8 +122,7 @@ func (d *Daemon) build(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.web = web.New(web.Options{Relay: d.relay, TLS: tlsConfig, FrontPage: d.cfg.FrontPage, Logger: d.log})
-	return nil
+	return d.buildWeb(tlsConfig)
 }
 
 func (d *Daemon) listenAdmin(context.Context) (err error) {

@@ -53,7 +53,8 @@ func (d *Daemon) listenSTUN(context.Context) error {
 }
 
 func (d *Daemon) doorOptions(flag string) listen.Options {
-	return listen.Options{Flag: flag, KeepAlive: d.cfg.TCPKeepAlive, UserTimeout: d.cfg.TCPUserTimeout, Logger: d.log}
+	exempt, _ := d.cfg.TrustedFrom()
+	return listen.Options{Flag: flag, KeepAlive: d.cfg.TCPKeepAlive, UserTimeout: d.cfg.TCPUserTimeout, Exempt: exempt, Logger: d.log}
 }
 
 // withPort puts the port that was really bound into a listen setting.

@@ -8,6 +8,7 @@ import (
 	"github.com/detour-relay/detour/internal/cert"
 	"github.com/detour-relay/detour/internal/listen"
 	"github.com/detour-relay/detour/internal/relay"
+	"github.com/detour-relay/detour/internal/sni"
 	"github.com/detour-relay/detour/internal/stun"
 	"github.com/detour-relay/detour/internal/web"
 )
@@ -28,6 +29,7 @@ type Stats struct {
 	HTTP       *web.HTTPStats   `json:"http,omitempty"`
 	STUN       *stun.Stats      `json:"stun,omitempty"`
 	Admin      *admin.Stats     `json:"admin,omitempty"`
+	SNIRoutes  *sni.Stats       `json:"sni_routes,omitempty"`
 }
 
 // Stats gathers the figures of all parts.
@@ -38,6 +40,9 @@ func (d *Daemon) Stats() Stats {
 	}
 	if d.door != nil {
 		s.Listen, s.Web = ptr(d.door.Stats()), ptr(d.web.Stats())
+	}
+	if d.router != nil {
+		s.SNIRoutes = ptr(d.router.Stats())
 	}
 	if d.source != nil {
 		s.Cert = ptr(d.source.Stats())

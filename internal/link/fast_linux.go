@@ -95,6 +95,9 @@ func acceptFast(raw net.Conn, cfg *tls.Config) *Conn {
 	return c
 }
 
+// readAhead makes b what TLS reads first. It is for before the handshake.
+func (f *fast) readAhead(b []byte) { f.feed.ahead = b }
+
 // begin turns the connection into a codec, once.
 func (f *fast) begin() {
 	if f.feed != nil && !f.feed.codec {

@@ -62,6 +62,26 @@ func Accept(raw net.Conn, cfg *tls.Config) *Conn {
 	return AcceptPortable(raw, cfg)
 }
 
+// AcceptAhead is Accept for a connection from which ahead was read already: TLS,
+// or whoever reads without it, is given that first. It takes ahead over.
+func AcceptAhead(raw net.Conn, cfg *tls.Config, ahead []byte) *Conn {
+	switch {
+	case len(ahead) == 0:
+		return Accept(raw, cfg)
+	case cfg == nil:
+		c := Accept(raw, nil)
+		c.Unread(ahead)
+		return c
+	}
+	if c := acceptFast(raw, cfg); c != nil {
+		if f, ok := c.codec.(interface{ readAhead(b []byte) }); ok {
+			f.readAhead(ahead)
+			return c
+		}
+	}
+	return AcceptPortable(&resumed{Conn: raw, ahead: ahead}, cfg)
+}
+
 // AcceptPortable is Accept in the portable form.
 func AcceptPortable(raw net.Conn, cfg *tls.Config) *Conn {
 	if cfg == nil {

@@ -37,6 +37,9 @@ type Options struct {
 	// acknowledgement before the kernel gives the connection up, in whole
 	// milliseconds. Linux only, ignored elsewhere. 0: as the system has it.
 	UserTimeout time.Duration
+	// Exempt are the networks that no share of MaxPending bounds: of proxies, behind
+	// each of which are many clients.
+	Exempt []netip.Prefix
 	// MaxPending bounds the connections that are not ready yet; one source, an IPv4
 	// address or IPv6 /64 that is not loopback, may have a sixteenth of them.
 	// 0: DefaultMaxPending.
@@ -94,6 +97,7 @@ func newDoor(l net.Listener, o Options) *Door {
 		d.maxPending = DefaultMaxPending
 	}
 	d.sources.limit = max(1, d.maxPending/shareOfPending)
+	d.sources.exempt = o.Exempt
 	return d
 }
 
