@@ -20,7 +20,16 @@ import (
 // which bounds it from there. When ctx is done it ends at once, or with the
 // relay once that has it.
 func (s *Server) ServeConn(ctx context.Context, raw net.Conn, ready func()) {
-	c := link.Accept(raw, s.tls)
+	s.serveConn(ctx, raw, s.tls, ready)
+}
+
+// ServePlain is ServeConn for a connection whose TLS, if any, a proxy has ended.
+func (s *Server) ServePlain(ctx context.Context, raw net.Conn, ready func()) {
+	s.serveConn(ctx, raw, nil, ready)
+}
+
+func (s *Server) serveConn(ctx context.Context, raw net.Conn, cfg *tls.Config, ready func()) {
+	c := link.Accept(raw, cfg)
 	defer func() { _ = c.Close() }() // there is nobody to tell
 	var up upgrade
 	var err error
