@@ -191,7 +191,7 @@ func proxyChecks(c Config) []Problem {
 		}
 	}
 	routes := c.Routes()
-	if len(routes) > 0 && !c.TLS {
+	if len(routes) > 0 && !c.AnyTLS() {
 		add("sni_route", bad("remove it, or turn tls on", "needs TLS, which is off: the names are in it"))
 	}
 	for _, r := range routes {
@@ -208,14 +208,18 @@ func proxyChecks(c Config) []Problem {
 // reaches reports whether who dials target reaches the relay's own listener: as
 // far as that can be told from the address alone.
 func reaches(c Config, target string) bool {
-	for _, own := range []string{c.Listen, c.HTTPListen} {
+	listeners := []string{c.HTTPListen}
+	for _, d := range c.Doors() {
+		listeners = append(listeners, d.Address)
+	}
+	for _, own := range listeners {
 		host, n, faults := splitListen(own, "")
 		if own == Off || len(faults) > 0 || n == 0 || n != port(target) {
 			continue
 		}
 		to, _, _ := splitListen(target, "")
 		ip, err := netip.ParseAddr(hostIP(to))
-		everywhere := hostIP(host) == "::" || hostIP(host) == "0.0.0.0"
+		everywhere := host == "" || host == "::" && !ip.Unmap().Is4() || host == "0.0.0.0" && !ip.Unmap().Is6()
 		if everywhere && err == nil && (ip.IsLoopback() || ip.IsUnspecified()) || to == host {
 			return true
 		}

@@ -30,6 +30,13 @@ type Stats struct {
 	STUN       *stun.Stats      `json:"stun,omitempty"`
 	Admin      *admin.Stats     `json:"admin,omitempty"`
 	SNIRoutes  *sni.Stats       `json:"sni_routes,omitempty"`
+	AlsoListen []DoorStats      `json:"also_listen,omitempty"`
+}
+
+// DoorStats are the figures of one address besides the main one.
+type DoorStats struct {
+	Address string `json:"address"`
+	listen.Stats
 }
 
 // Stats gathers the figures of all parts.
@@ -38,8 +45,12 @@ func (d *Daemon) Stats() Stats {
 		Version: d.version, ServerKey: d.id.serverKey.String(), Started: d.started.UTC(),
 		Relay: d.relay.Stats(), Admit: d.gate.Stats(),
 	}
-	if d.door != nil {
-		s.Listen, s.Web = ptr(d.door.Stats()), ptr(d.web.Stats())
+	for i, e := range d.doors {
+		if i == 0 {
+			s.Listen, s.Web = ptr(e.Stats()), ptr(d.web.Stats())
+			continue
+		}
+		s.AlsoListen = append(s.AlsoListen, DoorStats{e.Where(), e.Stats()})
 	}
 	if d.router != nil {
 		s.SNIRoutes = ptr(d.router.Stats())
