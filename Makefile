@@ -15,7 +15,7 @@ NO_PGO    := GOFLAGS="$(GOFLAGS) -pgo=off"
 # What the e2e target runs unless SCENARIOS says otherwise: everything that this version supports.
 SCENARIOS ?= first a b c d e f m n o
 
-.PHONY: run build check fmt lint vet cross tidy pgo pgo-check test fuzz interop e2e bench clean
+.PHONY: release image docs run build check fmt lint vet cross tidy pgo pgo-check test fuzz interop e2e bench clean
 .DEFAULT_GOAL := build
 
 run: build ## start a relay: ADMIT=any opens it, ARGS= adds flags
@@ -67,8 +67,17 @@ e2e: ## real tailscaled clients in the test bed at E2E_BED; SCENARIOS= chooses; 
 bench: ## beside derper on this machine, about 20 minutes: docs/benchmarks.md and its plots; settings are in the script
 	./bench/compare.sh
 
+release: ## dist/: static binaries in archives, and images for docker load; VERSION= names them
+	VERSION=$(VERSION) ./scripts/release.sh
+
+image: ## the image unpacked and run by chroot as Docker would, its Dockerfile and the unit linted; root on Linux
+	VERSION=$(VERSION) $(NO_PGO) ./scripts/image.sh
+
+docs: build ## runs the commands in README and docs/deploy, in English and Chinese
+	DETOUR_DOCS=$(CURDIR)/bin/detour $(NO_PGO) $(GO) test -count=1 -run Commands ./docs
+
 clean:
-	rm -rf bin
+	rm -rf bin dist
 
 $(LINT):
 	GOBIN=$(CURDIR)/bin $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VER)

@@ -72,4 +72,7 @@ type Config struct {
 
 	LogFormat string // "text" or "json"
 	LogLevel  string // "debug", "info", "warn" or "error"
+
+	// Deployment, in table_run.go.
+	RunAs string // USER, USER:GROUP or UID:GID to become once the ports are bound, where root started it; empty: stay
 }
