@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 GO=${GO:-go}
-LINTER=dockerfilelint@1.8.0
+LINTER=dockerfile-utils@0.16.3
 export VERSION=${VERSION:-$(git describe --tags --always --dirty 2>/dev/null || echo dev)}
 
 skip() {
@@ -19,12 +19,12 @@ lint() { # a Dockerfile linter, where npm can get it
     skip "the Dockerfile is not linted: there is no npm"
     return 0
   fi
-  [[ -x $dir/node_modules/.bin/dockerfilelint ]] || npm install --silent --no-fund --no-audit --prefix "$dir" "$LINTER" >/dev/null || {
+  [[ -x $dir/node_modules/.bin/dockerfile-utils ]] || npm install --silent --no-fund --no-audit --prefix "$dir" "$LINTER" >/dev/null || {
     rm -rf "$dir"
     skip "the Dockerfile is not linted: npm cannot get $LINTER"
     return 0
   }
-  "$dir/node_modules/.bin/dockerfilelint" deploy/Dockerfile
+  "$dir/node_modules/.bin/dockerfile-utils" lint deploy/Dockerfile
 }
 
 unit() { # the unit as systemd reads it, with the binary where it is here
