@@ -17,7 +17,7 @@ SOAK      ?= 100000
 # What the e2e target runs unless SCENARIOS says otherwise: everything that this version supports.
 SCENARIOS ?= first a b c d e f m n o
 
-.PHONY: run build check fmt lint vet cross tidy pgo pgo-check test soak fuzz interop e2e bench clean proxies
+.PHONY: run build check fmt lint vet cross tidy pgo pgo-check test soak fuzz interop e2e bench clean proxies release image docs
 .DEFAULT_GOAL := build
 
 run: build ## start a relay: ADMIT=any opens it, ARGS= adds flags
@@ -75,8 +75,17 @@ proxies: ## the recipes of docs/proxies with the real nginx, HAProxy and Caddy; 
 bench: ## beside derper on this machine, about 20 minutes: docs/benchmarks.md and its plots; settings are in the script
 	./bench/compare.sh
 
+release: ## dist/: static binaries in archives, and images for docker load; VERSION= names them
+	VERSION=$(VERSION) ./scripts/release.sh
+
+image: ## the image unpacked and run by chroot as Docker would, its Dockerfile and the unit linted; root on Linux
+	VERSION=$(VERSION) $(NO_PGO) ./scripts/image.sh
+
+docs: build ## runs the commands in README and docs/deploy, in English and Chinese
+	DETOUR_DOCS=$(CURDIR)/bin/detour $(NO_PGO) $(GO) test -count=1 -run Commands ./docs
+
 clean:
-	rm -rf bin
+	rm -rf bin dist
 
 $(LINT):
 	GOBIN=$(CURDIR)/bin $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VER)

@@ -21,14 +21,16 @@ func derperCommand() *cobra.Command {
 			"image works. Admission is open, as derper's is, unless its flags say otherwise. `detour derper -h` lists the flags.",
 		DisableFlagParsing: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return derper(cmd, args)
+			return derper(cmd, args, compat.ThisHost(config.Defaults(thisHost()), cmd.ErrOrStderr()), nil)
 		},
 	}
 }
 
-func derper(cmd *cobra.Command, args []string) error {
+// derper runs derper's command line on host. adjust, unless nil, has the last
+// word on the settings.
+func derper(cmd *cobra.Command, args []string, host compat.Host, adjust func(*config.Config)) error {
 	stdout, stderr := cmd.OutOrStdout(), cmd.ErrOrStderr()
-	res, err := compat.Parse(args, os.Getenv, compat.ThisHost(config.Defaults(thisHost()), stderr))
+	res, err := compat.Parse(args, os.Getenv, host)
 	var usage *compat.UsageError
 	switch {
 	case errors.Is(err, flag.ErrHelp):
@@ -43,6 +45,9 @@ func derper(cmd *cobra.Command, args []string) error {
 	}
 	if res.Ephemeral {
 		defer os.RemoveAll(res.Config.StateDir)
+	}
+	if adjust != nil {
+		adjust(&res.Config)
 	}
 	if err := config.Check(res.Config); err != nil {
 		return err

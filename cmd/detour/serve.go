@@ -52,8 +52,16 @@ func serve(ctx context.Context, cfg config.Config, o daemon.Options, stdout, std
 	hup := catchHangups()
 	defer hup.stop()
 	o.Version, o.Logger = versionText(), log
+	root, err := planRootless(cfg, o.Derper, log)
+	if err != nil {
+		return err
+	}
 	d, err := daemon.New(ctx, cfg, o)
 	if err != nil {
+		return err
+	}
+	if err := root.drop(); err != nil {
+		d.Close()
 		return err
 	}
 	if err := d.Banner(stdout); err != nil {

@@ -27,6 +27,7 @@ import (
 // the user. Every func must be set.
 type Host struct {
 	Base     config.Config // settings that derper has no flag for, such as the log format
+	Admits   bool          // Base also says who may connect; else everybody may, as with derper
 	Root     bool          // user id 0, for whom the key file has a default place
 	CacheDir string        // the user's cache directory; empty: unknown
 	Environ  []string      // NAME=value, as os.Environ; only searched for DERP_* names that mean nothing here

@@ -22,11 +22,13 @@ const (
 // convert makes the Config, or notes problems.
 func (c *command) convert() config.Config {
 	cfg := c.host.Base
-	cfg.Admit, cfg.AdmitKey = []string{"any"}, nil
+	if !c.host.Admits {
+		cfg.Admit, cfg.AdmitKey = []string{config.AdmitAny}, nil
+		c.warnFirst("every Tailscale client that knows the address may use this relay, as with derper; " +
+			"`detour serve` is closed instead")
+	}
 	cfg.RegionID = regionID
 	cfg.STUNMode = config.STUNTailscale
-	c.warnFirst("every Tailscale client that knows the address may use this relay, as with derper; " +
-		"`detour serve` is closed instead")
 
 	c.listeners(&cfg)
 	if c.hostnameOK() && cfg.TLS {

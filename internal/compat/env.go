@@ -70,15 +70,15 @@ const (
 	meshKeyVariable = "TAILSCALE_DERPER_MESH_KEY"
 )
 
-// UsesImageVariables reports whether env sets a DERP_* variable of the community
-// Docker images: an image that is given them and no command means derper.
-func UsesImageVariables(env func(string) string) bool {
+// ImageVariable returns a DERP_* variable of the community Docker images that
+// env sets, or "": an image that is given one and no command means derper.
+func ImageVariable(env func(string) string) string {
 	for _, v := range variables {
 		if strings.HasPrefix(v.name, variablePrefix) && env(v.name) != "" {
-			return true
+			return v.name
 		}
 	}
-	return false
+	return ""
 }
 
 // readEnv sets the flags that the command line left out.

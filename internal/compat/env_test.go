@@ -89,7 +89,7 @@ func TestImages(t *testing.T) {
 			if strings.Contains(strings.Join(got.Warnings, "\n"), "not known") {
 				t.Errorf("warnings: %q", got.Warnings)
 			}
-			if !UsesImageVariables(tt.env.get) {
+			if tt.env.get(ImageVariable(tt.env.get)) == "" {
 				t.Error("the variables are not taken for an image's")
 			}
 		})
@@ -182,7 +182,20 @@ func TestVariablesWithoutEffectAreNamed(t *testing.T) {
 func TestOtherProgramsVariablesAreNotAnImages(t *testing.T) {
 	// A Kubernetes service called derp gives its pods the first two.
 	env := environ{"DERP_SERVICE_HOST": "10.0.0.1", "DERP_PORT": "tcp://10.0.0.1:443", "STUN_PORT": "3478", "DERP_DOMAIN": ""}
-	if UsesImageVariables(env.get) {
+	if ImageVariable(env.get) != "" {
 		t.Error("taken for an image's variables")
+	}
+}
+
+// Who was told by other means who may connect is not opened.
+func TestAdmissionThatTheHostDecides(t *testing.T) {
+	host := machine(nil)
+	host.Admits = true
+	got := mustParse(t, host, environ{"DERP_HOST": "198.51.100.7"})
+	if got.Config.Admit[0] != "none" || got.Config.AdmitKey[0] != "unset" {
+		t.Errorf("admits %q and %q", got.Config.Admit, got.Config.AdmitKey)
+	}
+	if len(got.Warnings) != 0 {
+		t.Errorf("warnings: %q", got.Warnings)
 	}
 }

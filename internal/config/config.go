@@ -88,4 +88,7 @@ type Config struct {
 	ProxyProtocol  []string // proxies at Listen that must send a PROXY header: networks, addresses or "unix"
 	PublicPort     int      // TCP port that clients dial for Listen; 0: the same
 	PublicSTUNPort int      // UDP port that clients ask for STUNListen; 0: the same
+
+	// Deployment, in table_run.go.
+	RunAs string // USER, USER:GROUP or UID:GID to become once the ports are bound, where root started it; empty: stay
 }

@@ -148,6 +148,7 @@ func (e *explainer) rest(c Config) {
 	e.line("data that is not acknowledged: %s", durationWords(c.TCPUserTimeout, "ends the connection after ", "is left to the system"))
 	e.line("TCP keepalive: %s", durationWords(c.TCPKeepAlive, "begins after silence of ", "is left to the system"))
 	e.line("log: %s, from level %s", c.LogFormat, c.LogLevel)
+	e.runAs(c)
 }
 
 func orWords(s, words string) string {

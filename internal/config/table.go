@@ -22,6 +22,7 @@ func table() []setting {
 		section("Who may connect", admitSettings()),
 		section("Timeouts", timeSettings()),
 		section("Log", logSettings()),
+		section("The process", runSettings()),
 	)
 	for i := range all {
 		if all[i].Default == "" {
