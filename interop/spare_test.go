@@ -118,7 +118,7 @@ func TestSecondSTUNPort(t *testing.T) {
 }
 
 // TestSparePortIsDialled: the real client takes the second node where the first
-// one's TCP port is closed, and does not where only its TLS fails.
+// one's TCP port is closed.
 func TestSparePortIsDialled(t *testing.T) {
 	d := startDetour(t, spares(false))
 	region := d.derpMap(false).Regions[900]
