@@ -98,7 +98,7 @@ func rootCommand() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return wrongUsage(cmd, err.Error())
 	})
-	root.AddCommand(serveCommand(), mapCommand(), keyCommand(), configCommand(), healthcheckCommand(), benchCommand(), derperCommand(), containerCommand(), versionCommand())
+	root.AddCommand(serveCommand(), mapCommand(), keyCommand(), certCommand(), configCommand(), healthcheckCommand(), benchCommand(), derperCommand(), containerCommand(), versionCommand())
 	return root
 }
 

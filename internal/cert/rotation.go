@@ -102,6 +102,8 @@ func BeginRotation(certFile, keyFile, listen string, names []string, now time.Ti
 		return Rotation{}, err
 	}
 	os.Remove(nextCert + ".lock") // it is of no further use, and is made again when wanted
+	likeOwner(nextCert, certFile)
+	likeOwner(nextKey, keyFile)
 	r := Rotation{Phase: PhaseBoth, Listen: listen, Since: now.UTC().Truncate(time.Second), NewPin: c.Pin()}
 	return r, r.save(certFile)
 }

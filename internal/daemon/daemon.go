@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/detour-relay/detour/internal/admin"
@@ -57,12 +58,15 @@ type Daemon struct {
 	source *cert.Source
 	watch  *cert.Watcher // nil: the certificate is not read again
 	web    *web.Server
-	router *sni.Router
-	portal *web.CaptivePortal
-	stun   *stun.Server
-	admin  *admin.Server
+	// webOptions are those of web, for a further port with another certificate.
+	webOptions web.Options
+	router     *sni.Router
+	portal     *web.CaptivePortal
+	stun       *stun.Server
+	admin      *admin.Server
 
-	doors         []entrance // the main one first
+	doors         []*entrance // the main one first
+	doorsMu       sync.Mutex  // a rotation changes the doors in it
 	httpDoor      *listen.Door
 	adminListener net.Listener
 	inherited     *listen.Inherited // while listeners are opened
@@ -281,6 +285,9 @@ func (d *Daemon) parts() []part {
 	if len(d.doors) > 0 {
 		list = append(list, d.certParts()...)
 		list = append(append(list, part{"web", d.web.Serve}), d.doorParts()...)
+		if rotates(d.cfg) && !d.derper {
+			list = append(list, part{"certificate rotation", (&rotation{d: d}).serve})
+		}
 	}
 	if d.httpDoor != nil {
 		list = append(list, part{"plain HTTP", d.portal.Serve}, part{"plain HTTP listener", func(ctx context.Context) error {

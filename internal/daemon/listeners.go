@@ -20,7 +20,10 @@ func Inherit() *listen.Inherited { return listen.Inherit() }
 // entrance is one of the relay's doors.
 type entrance struct {
 	*listen.Door
-	tls bool
+	tls     bool
+	address string // to listen on again
+	options listen.Options
+	closed  bool // Guarded by Daemon.doorsMu. A rotation has closed it for a while.
 }
 
 // listenRelay binds the relay's own addresses.
@@ -33,8 +36,8 @@ func (d *Daemon) listenRelay(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		d.doors = append(d.doors, entrance{door, s.TLS})
 		bound := boundAt(s.Address, door)
+		d.doors = append(d.doors, &entrance{Door: door, tls: s.TLS, address: bound, options: o})
 		if i == 0 {
 			d.cfg.Listen = bound
 			continue
@@ -53,16 +56,51 @@ func (d *Daemon) listenRelay(ctx context.Context) error {
 func (d *Daemon) doorParts() []part {
 	var list []part
 	for i, e := range d.doors {
-		name, handle := "listener", listen.Handler(d.web.ServeConn)
+		name := "listener"
 		if i > 0 {
 			name = "listener " + e.Where()
 		}
-		if !e.tls {
-			handle = d.web.ServePlain
-		}
-		list = append(list, part{name, func(ctx context.Context) error { return e.Serve(ctx, handle) }})
+		list = append(list, d.doorPart(name, e))
 	}
 	return list
+}
+
+func (d *Daemon) doorPart(name string, e *entrance) part {
+	handle, door := listen.Handler(d.web.ServeConn), e.Door
+	if !e.tls {
+		handle = d.web.ServePlain
+	}
+	return part{name, func(ctx context.Context) error { return door.Serve(ctx, handle) }}
+}
+
+// closeDoors stops accepting at the ports of TLS. Who is connected stays.
+func (d *Daemon) closeDoors() {
+	d.doorsMu.Lock()
+	defer d.doorsMu.Unlock()
+	for _, e := range d.doors {
+		if e.tls && !e.closed {
+			_ = e.Close() // what is closed already is what is wanted
+			e.closed = true
+		}
+	}
+}
+
+// openDoors binds what closeDoors has closed again, and returns what serves it.
+func (d *Daemon) openDoors(ctx context.Context) (opened []part, err error) {
+	d.doorsMu.Lock()
+	defer d.doorsMu.Unlock()
+	for _, e := range d.doors {
+		if !e.closed {
+			continue
+		}
+		door, err := listen.Listen(ctx, e.address, e.options)
+		if err != nil {
+			return opened, err
+		}
+		e.Door, e.closed = door, false
+		opened = append(opened, d.doorPart("listener "+e.Where(), e))
+	}
+	return opened, nil
 }
 
 func (d *Daemon) listenHTTP(ctx context.Context) (err error) {

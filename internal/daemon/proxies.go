@@ -30,6 +30,7 @@ func (d *Daemon) buildWeb(tlsConfig *tls.Config) error {
 		d.router = sni.New(sni.Options{Routes: routes, Own: d.cfg.Hostname, Logger: d.log})
 		o.Router = d.router
 	}
+	d.webOptions = o
 	d.web = web.New(o)
 	return nil
 }

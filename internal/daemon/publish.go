@@ -174,7 +174,13 @@ func mapOf(c config.Config, id identity, forOldClients bool) (derpmap.Map, error
 	if err := portsKnown(c); err != nil {
 		return derpmap.Map{}, err
 	}
-	m, err := relayOf(c, id, forOldClients).Map()
+	r := relayOf(c, id, forOldClients)
+	rotation, err := rotationOf(c)
+	if err != nil {
+		return derpmap.Map{}, err
+	}
+	turn(&r, rotation)
+	m, err := r.Map()
 	if errors.Is(err, derpmap.ErrNoAddress) {
 		return m, errors.New(noAddress(id.addrs))
 	}

@@ -45,6 +45,7 @@ func (d *Daemon) Stats() Stats {
 		Version: d.version, ServerKey: d.id.serverKey.String(), Started: d.started.UTC(),
 		Relay: d.relay.Stats(), Admit: d.gate.Stats(),
 	}
+	d.doorsMu.Lock()
 	for i, e := range d.doors {
 		if i == 0 {
 			s.Listen, s.Web = ptr(e.Stats()), ptr(d.web.Stats())
@@ -52,6 +53,7 @@ func (d *Daemon) Stats() Stats {
 		}
 		s.AlsoListen = append(s.AlsoListen, DoorStats{e.Where(), e.Stats()})
 	}
+	d.doorsMu.Unlock()
 	if d.router != nil {
 		s.SNIRoutes = ptr(d.router.Stats())
 	}

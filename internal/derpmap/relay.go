@@ -82,6 +82,7 @@ const MaxSpare = 25
 type Spare struct {
 	Port, STUNPort int // as in Relay
 	TLS            bool
+	Pin            string // in place of the relay's, when not empty
 	NoIPv4, NoIPv6 bool
 	// IPv4 and IPv6 take the place of the relay's when one of them is valid: the
 	// ports answer at another address. An address in Hostname then gives way too.
@@ -96,6 +97,9 @@ func (r Relay) nodes() []Relay {
 		n.NodeName = fmt.Sprintf("%s-%c", r.NodeName, 'b'+i)
 		n.Port, n.STUNPort, n.TLS, n.NoIPv4, n.NoIPv6 = s.Port, s.STUNPort, s.TLS, s.NoIPv4, s.NoIPv6
 		n.CanPort80 = false // the first node has said it
+		if s.Pin != "" {
+			n.Pin = s.Pin
+		}
 		if s.IPv4.IsValid() || s.IPv6.IsValid() {
 			n.IPv4, n.IPv6 = s.IPv4, s.IPv6
 			if _, err := netip.ParseAddr(n.Hostname); err == nil {

@@ -1,0 +1,166 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/detour-relay/detour/internal/cert"
+	"github.com/detour-relay/detour/internal/config"
+	"github.com/detour-relay/detour/internal/daemon"
+)
+
+func certCommand() *cobra.Command {
+	return group("cert", "Show the relay's certificate, or change a pinned one", certShowCommand(), certRotateCommand())
+}
+
+func certShowCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "show",
+		Short: "Show the certificate that clients are served, and how far a rotation is",
+		Args:  noArguments(),
+	}
+	s := bindSettings(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		cfg, err := s.load()
+		if err != nil {
+			return err
+		}
+		c, err := daemon.LoadCert(cfg)
+		if err != nil {
+			return err
+		}
+		out := cmd.OutOrStdout()
+		fmt.Fprintf(out, "file     %s\nnames    %s\nvalid    until %s, %d days from now\n", cfg.Cert, strings.Join(c.Names(), ", "),
+			c.NotAfter().Format(time.DateOnly), int(time.Until(c.NotAfter()).Hours()/24))
+		if c.Pin() != "" {
+			fmt.Fprintf(out, "pin      %s\n", c.Pin())
+		}
+		if cfg.CertMode != config.CertPin {
+			return nil
+		}
+		r, err := cert.LoadRotation(cfg.Cert, cfg.Key)
+		if errors.Is(err, cert.ErrNoRotation) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(out, "new pin  %s\n\n", r.NewPin)
+		return explainRotation(out, r, cfg)
+	}
+	return cmd
+}
+
+const rotateHelp = `Change the pinned certificate for a new one without cutting anybody off. A client dials the first port of a region that
+answers, and gives up when its certificate is not the one that the map names for that port. So a second port is needed
+for a while, and the map has to be put in its place twice:
+
+  detour cert rotate --port 8444     the second port shows the new certificate; detour map names both ports: paste it
+  detour cert rotate --withdraw      once every client has that map: the old port is closed, and clients come to the
+                                     second one; detour map names that alone: paste it. The relay does this by itself
+                                     when nobody has come to the old port for 7 days since it was started
+  detour cert rotate --finish        once every client has that map: the old port opens again with the new certificate;
+                                     detour map names it alone, as before: paste it
+  detour cert rotate --end           once every client has that map: the second port is closed
+
+The running relay follows each step within seconds, and no step disturbs who is connected. Let the second port in
+through firewalls first. --end right after the first step gives the rotation up. ` + "`detour cert show`" + ` says what is next.`
+
+func certRotateCommand() *cobra.Command {
+	var port uint16
+	var withdraw, finish, end bool
+	cmd := &cobra.Command{
+		Use:   "rotate",
+		Short: "Change the pinned certificate for a new one, step by step",
+		Long:  rotateHelp,
+		Args:  noArguments(),
+	}
+	s := bindSettings(cmd)
+	cmd.Flags().Uint16Var(&port, "port", 0, "begin, with this TCP `port` for the new certificate")
+	cmd.Flags().BoolVar(&withdraw, "withdraw", false, "close the port of the old certificate")
+	cmd.Flags().BoolVar(&finish, "finish", false, "open it again with the new certificate")
+	cmd.Flags().BoolVar(&end, "end", false, "close the second port, or give up right after the beginning")
+	cmd.MarkFlagsMutuallyExclusive("port", "withdraw", "finish", "end")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		cfg, err := s.load()
+		if err != nil {
+			return err
+		}
+		if !withdraw && !finish && !end && port == 0 {
+			return wrongUsage(cmd, "which step is it? Give --port, --withdraw, --finish or --end")
+		}
+		if port != 0 {
+			return beginRotation(cmd.OutOrStdout(), cfg, port)
+		}
+		r, err := cert.LoadRotation(cfg.Cert, cfg.Key)
+		if errors.Is(err, cert.ErrNoRotation) {
+			return fmt.Errorf("%w; hint: begin one with detour cert rotate --port PORT", err)
+		}
+		if err != nil {
+			return err
+		}
+		now := time.Now()
+		switch {
+		case withdraw:
+			r, err = r.Withdraw(cfg.Cert, now)
+		case finish:
+			r, err = r.Finish(cfg.Cert, cfg.Key, now)
+		case end:
+			if err = r.End(cfg.Cert); err == nil {
+				fmt.Fprintln(cmd.OutOrStdout(), "The rotation is over. The relay closes the second port.")
+				return nil
+			}
+		}
+		if errors.Is(err, cert.ErrWrongPhase) {
+			return fmt.Errorf("%w; hint: detour cert show says which one it is at", err)
+		}
+		if err != nil {
+			return err
+		}
+		return explainRotation(cmd.OutOrStdout(), r, cfg)
+	}
+	return cmd
+}
+
+func beginRotation(out io.Writer, cfg config.Config, port uint16) error {
+	host, _, err := net.SplitHostPort(cfg.Listen)
+	if err != nil {
+		host = ""
+	}
+	for _, d := range cfg.Doors() {
+		if strings.HasSuffix(d.Address, ":"+strconv.Itoa(int(port))) {
+			return fmt.Errorf("--port %d is the relay's already; hint: name another port", port)
+		}
+	}
+	r, err := daemon.BeginRotation(cfg, net.JoinHostPort(host, strconv.Itoa(int(port))))
+	if errors.Is(err, cert.ErrRotating) {
+		return fmt.Errorf("%w; hint: detour cert show says how far it is", cert.ErrRotating)
+	}
+	if err != nil {
+		return err
+	}
+	return explainRotation(out, r, cfg)
+}
+
+// explainRotation says what is so now, and what is next.
+func explainRotation(out io.Writer, r cert.Rotation, cfg config.Config) error {
+	text := map[cert.Phase]string{
+		cert.PhaseBoth: "Step 1 of 4. The old certificate is on %[1]s, the new one on %[2]s.\n" +
+			"Next: let TCP port %[3]s in through firewalls, put what `detour map` prints now in the place of the old map, wait until\n" +
+			"every client has it (Tailscale: within minutes; Headscale: after its reload), then: detour cert rotate --withdraw\n",
+		cert.PhaseMoved: "Step 2 of 4. %[1]s is closed; clients come to %[2]s with the new certificate.\n" +
+			"Next: put what `detour map` prints now in place, wait until every client has it, then: detour cert rotate --finish\n",
+		cert.PhaseClosing: "Step 3 of 4. The new certificate is on %[1]s and on %[2]s.\n" +
+			"Next: put what `detour map` prints now in place, wait until every client has it, then: detour cert rotate --end\n",
+	}[r.Phase]
+	_, port, _ := net.SplitHostPort(r.Listen)
+	_, err := fmt.Fprintf(out, text, cfg.Listen, r.Listen, port)
+	return err
+}

@@ -1,0 +1,188 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/detour-relay/detour/internal/cert"
+	"github.com/detour-relay/detour/internal/client"
+)
+
+// turned is a relay whose rotation is driven by the test, and what it needs.
+type turned struct {
+	*bed
+	rotation *rotation
+	ctx      context.Context
+}
+
+// runTurned runs every part but the one that follows the rotation by itself.
+func runTurned(t *testing.T) *turned {
+	t.Helper()
+	b := mustBuild(t, settings(t, open))
+	ctx, cancel := context.WithCancel(context.Background())
+	x := &turned{bed: b, rotation: &rotation{d: b.Daemon}, ctx: ctx}
+	var parts sync.WaitGroup
+	for _, p := range b.parts() {
+		if p.name != "certificate rotation" {
+			parts.Go(func() { _ = p.serve(ctx) })
+		}
+	}
+	t.Cleanup(func() { cancel(); parts.Wait(); x.rotation.parts.Wait() })
+	return x
+}
+
+func (x *turned) follow(now time.Time) {
+	x.t.Helper()
+	if err := x.rotation.follow(x.ctx, now); err != nil {
+		x.t.Fatal(err)
+	}
+}
+
+// dial logs in at an address with a pin.
+func (x *turned) dial(address, pin string) (*client.Client, error) {
+	x.t.Helper()
+	o := x.options()
+	o.Addr, o.CertName = address, pin
+	return client.Dial(x.t.Context(), o)
+}
+
+func (x *turned) wantLogin(address, pin string) {
+	x.t.Helper()
+	c, err := x.dial(address, pin)
+	if err != nil {
+		x.t.Fatalf("%s: %v", address, err)
+	}
+	c.Close()
+}
+
+// nodes are the ports and pins of the map, in order.
+func (x *turned) nodes() (list []string) {
+	x.t.Helper()
+	m, _, err := x.Map(false)
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	for _, n := range m.Regions[900].Nodes {
+		list = append(list, fmt.Sprintf("%d %s", n.DERPPort, n.CertName))
+	}
+	return list
+}
+
+// TestRotation goes through all steps with a client connected from before. At no
+// time does a port show a certificate that the map then in use does not name for it.
+func TestRotation(t *testing.T) {
+	x := runTurned(t)
+	main, old := x.cfg.Listen, x.id.cert.Pin()
+	veteran, err := x.dial(main, old)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer veteran.Close()
+	x.follow(time.Now())
+
+	second := freePort(t)
+	r, err := BeginRotation(x.cfg, second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.follow(time.Now())
+	x.wantLogin(main, old)
+	x.wantLogin(second, r.NewPin)
+	if got := x.nodes(); len(got) != 2 || got[0] != node(second, r.NewPin) || got[1] != node(main, old) {
+		t.Errorf("the map names %q", got)
+	}
+
+	if r, err = r.Withdraw(x.cfg.Cert, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	x.follow(time.Now())
+	if c, err := net.Dial("tcp", main); err == nil {
+		c.Close()
+		t.Error("the old port is still open")
+	}
+	x.wantLogin(second, r.NewPin)
+	if got := x.nodes(); len(got) != 1 || got[0] != node(second, r.NewPin) {
+		t.Errorf("the map names %q", got)
+	}
+
+	if r, err = r.Finish(x.cfg.Cert, x.cfg.Key, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	x.follow(time.Now())
+	x.wantLogin(main, r.NewPin)
+	x.wantLogin(second, r.NewPin)
+	if _, err := x.dial(main, old); err == nil {
+		t.Error("the old pin still fits")
+	}
+
+	if err := r.End(x.cfg.Cert); err != nil {
+		t.Fatal(err)
+	}
+	x.follow(time.Now())
+	await(t, "the second port is closed", func() bool {
+		c, err := net.Dial("tcp", second)
+		if err == nil {
+			c.Close()
+		}
+		return err != nil
+	})
+	x.wantLogin(main, r.NewPin)
+	if got := x.relay.Stats().Connections; got < 1 {
+		t.Errorf("%d connections are left of those that were there before", got)
+	}
+	if err := veteran.Send(veteran.PublicKey(), []byte("to myself")); err != nil {
+		t.Error(err)
+	}
+	for {
+		m, err := veteran.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p, ok := m.(client.Packet); ok && string(p.Data) == "to myself" {
+			return
+		}
+	}
+}
+
+// A port that nobody has come to for a week is closed without being told to.
+func TestRotationOfAnUnusedPort(t *testing.T) {
+	x := runTurned(t)
+	second := freePort(t)
+	r, err := BeginRotation(x.cfg, second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	x.follow(start)
+	x.follow(start.Add(cert.RotationUnused - time.Minute))
+	x.wantLogin(x.cfg.Listen, x.id.cert.Pin())
+	x.follow(start.Add(cert.RotationUnused + time.Minute)) // it has been used
+	x.wantLogin(x.cfg.Listen, x.id.cert.Pin())
+	x.follow(start.Add(cert.RotationUnused + 2*time.Minute))
+	last := start.Add(2*cert.RotationUnused + 3*time.Minute)
+	x.follow(last)
+	x.follow(last)
+	if c, err := net.Dial("tcp", x.cfg.Listen); err == nil {
+		c.Close()
+		t.Error("the old port is still open")
+	}
+	x.wantLogin(second, r.NewPin)
+}
+
+// node is how nodes tells of a port.
+func node(address, pin string) string { return fmt.Sprintf("%d %s", portOf(address), pin) }
+
+// freePort returns an address whose port is free now.
+func freePort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
