@@ -142,6 +142,8 @@ func TestListeners(t *testing.T) {
 		{[]string{"-a=:8443", "-certmode=gcp"}, ":8443", ":3478", config.Off, false},
 		{[]string{"-a=:http"}, ":80", ":3478", config.Off, false},
 		{[]string{"-a=127.0.0.1:0"}, "127.0.0.1:0", "127.0.0.1:3478", config.Off, false},
+		{[]string{"-a=0.0.0.0:8443"}, ":8443", ":3478", config.Off, false}, // both families, to Go and so to derper
+		{[]string{"-a=[::]:8443"}, ":8443", ":3478", config.Off, false},
 		{[]string{"-a=[::1]:8443", "-certmode=manual"}, "[::1]:8443", "[::1]:3478", "[::1]:80", true},
 		{[]string{"-a=[::1]:8443", "-certmode=manual", "-http-port=0"}, "[::1]:8443", "[::1]:3478", "[::1]:0", true},
 		{[]string{"-dev", "-a=192.0.2.1:443"}, ":3340", ":3478", config.Off, false},
