@@ -62,15 +62,18 @@ var makeDry = map[string]string{
 
 // command is one command line of a page, continued lines joined.
 type command struct {
-	text string
-	line int
+	text    string
+	line    int
+	section int // how many headings of the second level stand before it
 }
 
 var (
-	fence    = regexp.MustCompile("(?ms)^```(\\w+)\n(.*?)^```$")
-	comment  = regexp.MustCompile(`\s+# .*$`)
-	prefix   = regexp.MustCompile(`^(sudo |[A-Z][A-Z0-9_]*=\S+ )+`)
-	longRuns = regexp.MustCompile(`^(\./)?detour (serve|derper)\b`)
+	fence      = regexp.MustCompile("(?ms)^```(\\w+)\n(.*?)^```$")
+	makes      = regexp.MustCompile(`^(exec )?(env )?([A-Z]+=\S+ )*make `)
+	comment    = regexp.MustCompile(`\s+# .*$`)
+	prefix     = regexp.MustCompile(`^(sudo |[A-Z][A-Z0-9_]*=\S+ )+`)
+	needsRelay = regexp.MustCompile(`detour (map|healthcheck|key)\b`)
+	longRuns   = regexp.MustCompile(`^(\./)?detour (serve|derper)\b`)
 )
 
 // blocks returns the text of each block of a language, and its first line.
@@ -96,12 +99,23 @@ func commands(page string) []command {
 				continue
 			}
 			if line = begun + line; line != "" && !strings.HasPrefix(line, "#") {
-				all = append(all, command{line, lines[i] + n})
+				at := lines[i] + n
+				all = append(all, command{line, at, sections(page, at)})
 			}
 			begun = ""
 		}
 	}
 	return all
+}
+
+func sections(page string, line int) int {
+	n := 0
+	for i, text := range strings.Split(page, "\n") {
+		if i < line && strings.HasPrefix(text, "## ") {
+			n++
+		}
+	}
+	return n
 }
 
 // way says how a command is tried, going by its first word.
@@ -242,12 +256,18 @@ func TestCommands(t *testing.T) {
 	for _, p := range pages {
 		for _, path := range []string{p.english, p.chinese} {
 			t.Run(path, func(t *testing.T) {
+				t.Parallel()
 				r := newReader(t, binary)
 				defer r.stop(t)
 				page := read(t, path)
 				r.settle(t, page)
 				count := map[way]int{}
+				section := 0
 				for _, c := range commands(page) {
+					if c.section != section {
+						section = c.section
+						r.begin(t)
+					}
 					way := c.way()
 					count[way]++
 					if err := r.try(t, c, way); err != nil {
@@ -355,7 +375,7 @@ func (r *reader) must(t *testing.T, text string) {
 func (r *reader) bash(ctx context.Context, text string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, "bash", "-e", "-o", "pipefail", "-c", text)
 	cmd.Dir = r.dir
-	if strings.HasPrefix(prefix.ReplaceAllString(text, ""), "make ") {
+	if makes.MatchString(text) {
 		cmd.Dir = r.root
 	}
 	cmd.Env = append(os.Environ(), "PATH="+filepath.Join(r.dir, "bin")+":"+os.Getenv("PATH"),
@@ -377,6 +397,11 @@ func (r *reader) try(t *testing.T, c command, way way) error {
 	case serves:
 		return r.serve(t, text)
 	case carryOut:
+		if needsRelay.MatchString(text) && r.relay == nil {
+			if err := r.serve(t, "detour serve"); err != nil { // as the page tells elsewhere
+				return err
+			}
+		}
 	case unknown, syntax:
 		return nil
 	}
@@ -422,6 +447,17 @@ func (r *reader) serve(t *testing.T, text string) error {
 	go io.Copy(io.Discard, out)
 	r.relay, r.ended = cmd, ended
 	return nil
+}
+
+// begin forgets the relay of the section before, as each stands alone.
+func (r *reader) begin(t *testing.T) {
+	t.Helper()
+	r.stop(t)
+	for _, dir := range []string{r.state, filepath.Join(r.dir, "derper")} {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // stop ends the relay that runs, as a service manager does.
