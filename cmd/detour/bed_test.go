@@ -16,6 +16,7 @@ import (
 var update = flag.Bool("update", false, "write the golden files anew")
 
 func TestMain(m *testing.M) {
+	playActivated() // does not return in a child of TestActivation
 	// What the machine's own user has set must not change a test.
 	for _, v := range os.Environ() {
 		name, _, _ := strings.Cut(v, "=")

@@ -30,7 +30,7 @@ func serveCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return serve(cmd.Context(), cfg, daemon.Options{}, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		return serve(cmd.Context(), cfg, daemon.Options{Inherited: daemon.Inherit()}, cmd.OutOrStdout(), cmd.ErrOrStderr())
 	}
 	return cmd
 }

@@ -38,7 +38,7 @@ func problems(c Config) []Problem {
 
 // crossChecks finds settings that are right alone and wrong together.
 func crossChecks(c Config) []Problem {
-	list := append(sameAddress(c), proxyChecks(c)...)
+	list := append(listenerChecks(c), proxyChecks(c)...)
 	add := func(setting string, faults []fault) {
 		for _, f := range faults {
 			list = append(list, Problem{Setting: setting, What: f.what, Hint: f.hint})
@@ -59,7 +59,7 @@ func crossChecks(c Config) []Problem {
 	case c.CertMode == CertPin && c.Cert != "" && filepath.Clean(c.Cert) == filepath.Clean(c.Key):
 		add("key", bad("name two files", "the same file as cert, and cert_mode pin writes both"))
 	}
-	if ip, err := netip.ParseAddr(c.Hostname); err == nil && ip.Is6() && port(c.Listen) == 443 {
+	if ip, err := netip.ParseAddr(c.Hostname); err == nil && ip.Is6() && c.dialledPort() == 443 {
 		add("hostname", bad("use a DNS name, an IPv4 address or another port in listen",
 			"current clients cannot use an IPv6 address with port 443, since they leave out its brackets in the URL"))
 	}

@@ -42,7 +42,7 @@ type Config struct {
 	StateDir  string // directory of keys, certificate and admin socket; made when missing
 	ServerKey string // file of the relay's private key, in derper's format; made when missing
 
-	Listen      string // TCP address of the relay, or Off
+	Listen      string // HOST:PORT, "unix:" and a path, or "systemd" with or without a name, of the relay; or Off
 	TLS         bool   // whether Listen speaks TLS; false only behind a proxy that does, or for tests
 	STUNListen  string // UDP address, or Off
 	STUNMode    string // STUNTailscale or STUNRFC
@@ -75,8 +75,14 @@ type Config struct {
 	LogFormat string // "text" or "json"
 	LogLevel  string // "debug", "info", "warn" or "error"
 
+	AlsoListen     []string // further addresses of the relay with their options; Doors reads them
+	AlsoSTUNListen []string // further UDP addresses
+	ProxyProtocol  []string // proxies at Listen that must send a PROXY header: networks, addresses or "unix"
+	PublicPort     int      // TCP port that clients dial for Listen; 0: the same
+	PublicSTUNPort int      // UDP port that clients ask for STUNListen; 0: the same
+
 	// What stands around the relay. TrustedFrom and Routes give these in the form in which they are used.
-	TrustedProxies []string // CIDRs and TrustUnix: whose X-Forwarded-For and X-Real-IP are believed
+	TrustedProxies []string // networks, addresses or "unix": whose X-Forwarded-For and X-Real-IP are believed
 	Fallback       string   // http://HOST:PORT, "unix:" and a path, or a directory: answers what is not the relay's; empty: FrontPage does
 	SNIRoute       []string // "NAME=TARGET": connections for NAME are handed on before TLS
 }

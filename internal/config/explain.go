@@ -2,7 +2,6 @@ package config
 
 import (
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -45,6 +44,7 @@ func (e *explainer) listeners(c Config) {
 	default:
 		e.line("relay: %s, without TLS; clients need a proxy in front that ends TLS", place("TCP", c.Listen))
 	}
+	e.doors(c)
 	switch {
 	case c.STUNListen == Off:
 		e.line("STUN: off; clients cannot measure this relay by UDP or learn their address here")
@@ -52,6 +52,9 @@ func (e *explainer) listeners(c Config) {
 		e.line("STUN: %s, answering every binding request", place("UDP", c.STUNListen))
 	default:
 		e.line("STUN: %s, answering Tailscale clients only", place("UDP", c.STUNListen))
+	}
+	for _, addr := range c.AlsoSTUNListen {
+		e.line("STUN too: %s", place("UDP", addr))
 	}
 	switch {
 	case c.HTTPListen == Off:
@@ -67,6 +70,8 @@ func (e *explainer) listeners(c Config) {
 		e.line("admin API: off; detour healthcheck has nothing to ask")
 	case isUnix:
 		e.line("admin API: unix socket %s", path)
+	case IsSystemd(c.AdminListen):
+		e.line("admin API: %s", place("TCP", c.AdminListen))
 	default:
 		e.line("admin API: %s", place("TCP", c.AdminListen))
 	}
@@ -84,22 +89,6 @@ func (e *explainer) frontPage(page string) {
 	default:
 		e.line("a browser is sent to: %s", page)
 	}
-}
-
-// place says where a checked address listens.
-func place(network, addr string) string {
-	host, n, _ := splitListen(addr, "")
-	where := host
-	switch host {
-	case "", "::":
-		where = "every address"
-	case "0.0.0.0":
-		where = "every IPv4 address"
-	}
-	if n == 0 {
-		return network + " on a port chosen at start, on " + where
-	}
-	return fmt.Sprintf("%s port %d on %s", network, n, where)
 }
 
 func (e *explainer) admission(c Config) {
@@ -120,7 +109,7 @@ func (e *explainer) admission(c Config) {
 func (e *explainer) certificate(c Config) {
 	e.head("Certificate")
 	switch {
-	case c.Listen == Off || !c.TLS:
+	case !c.AnyTLS():
 		e.line("none is needed")
 	case c.CertMode == CertPin:
 		e.line("self-signed, made once and kept; clients know it by the fingerprint in the DERP map")
@@ -142,20 +131,6 @@ func (e *explainer) derpMap(c Config) {
 	}
 	e.line("IPv4: %s", ipWords(c.PublicIPv4))
 	e.line("IPv6: %s", ipWords(c.PublicIPv6))
-}
-
-// dialled says what clients dial. The port is that of listen: the map knows of
-// no proxy in between.
-func dialled(c Config) string {
-	host := orWords(c.Hostname, "the public address")
-	n := port(c.Listen)
-	switch {
-	case n == 0:
-		return host + ", on the port chosen at start"
-	case c.Hostname == "":
-		return fmt.Sprintf("%s, port %d", host, n)
-	}
-	return net.JoinHostPort(host, fmt.Sprint(n))
 }
 
 func (e *explainer) rest(c Config) {

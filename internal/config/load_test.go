@@ -147,6 +147,8 @@ func TestEveryLayerSetsEverySetting(t *testing.T) {
 		"cert_mode": {"files", "pin"}, "cert": {"/a", "/b"}, "key": {"/c", "/d"},
 		"admit": {"any", "none"}, "admit_key": {node, strings.ToLower(node)},
 		"write_timeout": {"1s", "3s"}, "tcp_user_timeout": {"1s", "3s"}, "tcp_keepalive": {"1s", "3s"},
+		"also_listen": {":5", ":6"}, "also_stun_listen": {":5", ":6"}, "proxy_protocol": {"10.0.0.0/8", "unix"},
+		"public_port": {"1", "2"}, "public_stun_port": {"1", "2"},
 		"log_format": {"json", "text"}, "log_level": {"warn", "debug"},
 		"trusted_proxies": {"192.0.2.0/24", "unix"}, "fallback": {"http://127.0.0.1:8080", "/srv/www"},
 		"sni_route": {"a.example=127.0.0.1:1", "*.example.com=unix:/run/x.sock"},

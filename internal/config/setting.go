@@ -15,7 +15,7 @@ const (
 	KindBool     Kind = "bool"     // true, false, on or off
 	KindInt      Kind = "int"      // a decimal whole number
 	KindDuration Kind = "duration" // as time.ParseDuration reads it
-	KindAddress  Kind = "address"  // HOST:PORT, or Off
+	KindAddress  Kind = "address"  // HOST:PORT and other places to listen, or Off
 	KindIP       Kind = "ip"       // an IPv4 or IPv6 literal
 	KindPath     Kind = "path"     // a file or directory
 	KindList     Kind = "list"     // texts; a YAML sequence, a flag per entry, comma or space in the environment

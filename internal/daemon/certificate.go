@@ -14,7 +14,7 @@ import (
 
 // certificate reads or makes what the relay shows to clients; nil without TLS.
 func (d *Daemon) certificate() (*tls.Config, error) {
-	if !d.cfg.TLS {
+	if !d.cfg.AnyTLS() {
 		return nil, nil
 	}
 	c, err := d.loadOrCreateCert()

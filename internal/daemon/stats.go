@@ -22,6 +22,7 @@ type Stats struct {
 	Relay      relay.Stats    `json:"relay"`
 	Admit      admit.Stats    `json:"admit"`
 	Listen     *listen.Stats  `json:"listen,omitempty"`
+	AlsoListen []DoorStats    `json:"also_listen,omitempty"`
 	Web        *web.Stats     `json:"web,omitempty"`
 	SNIRoutes  *sni.Stats     `json:"sni_routes,omitempty"`
 	Cert       *cert.Stats    `json:"cert,omitempty"`
@@ -31,14 +32,24 @@ type Stats struct {
 	Admin      *admin.Stats   `json:"admin,omitempty"`
 }
 
+// DoorStats are the figures of one address besides the main one.
+type DoorStats struct {
+	Address string `json:"address"`
+	listen.Stats
+}
+
 // Stats gathers the figures of all parts.
 func (d *Daemon) Stats() Stats {
 	s := Stats{
 		Version: d.version, ServerKey: d.id.serverKey.String(), Started: d.started.UTC(),
 		Relay: d.relay.Stats(), Admit: d.gate.Stats(),
 	}
-	if d.door != nil {
-		s.Listen, s.Web = ptr(d.door.Stats()), ptr(d.web.Stats())
+	for i, e := range d.doors {
+		if i == 0 {
+			s.Listen, s.Web = ptr(e.Stats()), ptr(d.web.Stats())
+			continue
+		}
+		s.AlsoListen = append(s.AlsoListen, DoorStats{e.Where(), e.Stats()})
 	}
 	if d.router != nil {
 		s.SNIRoutes = ptr(d.router.Stats())

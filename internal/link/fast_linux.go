@@ -71,8 +71,8 @@ type outgoing struct {
 }
 
 func acceptFast(raw net.Conn, cfg *tls.Config) *Conn {
-	tcp, ok := raw.(*net.TCPConn)
-	if !ok {
+	tcp := tcpOf(raw)
+	if tcp == nil {
 		return nil
 	}
 	sock, err := tcp.SyscallConn()
@@ -91,6 +91,24 @@ func acceptFast(raw net.Conn, cfg *tls.Config) *Conn {
 	f.out.writeFn = func(fd uintptr) { f.out.write(int(fd)) }
 	f.out.waitFn = func(fd uintptr) bool { return f.out.writeSome(int(fd)) }
 	return c
+}
+
+// overTCP is a connection whose address is not that of its socket, as one that
+// came through a proxy.
+type overTCP interface {
+	// TCP returns the socket. Nothing stands between it and the connection's bytes.
+	TCP() *net.TCPConn
+}
+
+// tcpOf returns the socket under a connection; nil when it is no TCP socket alone.
+func tcpOf(raw net.Conn) *net.TCPConn {
+	switch c := raw.(type) {
+	case *net.TCPConn:
+		return c
+	case overTCP:
+		return c.TCP()
+	}
+	return nil
 }
 
 // readAhead makes b what TLS reads first. It is for before the handshake.
