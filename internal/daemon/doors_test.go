@@ -8,12 +8,15 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
 	"github.com/detour-relay/detour/internal/client"
 	"github.com/detour-relay/detour/internal/config"
 	"github.com/detour-relay/detour/internal/key"
+	"github.com/detour-relay/detour/internal/link"
+	"github.com/detour-relay/detour/internal/listen"
 )
 
 // dialWith connects through a dialler of the test's own, such as one that plays a
@@ -200,5 +203,36 @@ func TestDoorsAreOneRelay(t *testing.T) {
 			}
 			return
 		}
+	}
+}
+
+// TestProxiedConnectionsAreFast: what the door hands on, link takes in its fast form.
+func TestProxiedConnectionsAreFast(t *testing.T) {
+	door, err := listen.Listen(t.Context(), "127.0.0.1:0", listen.Options{Proxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() {
+		served <- door.Serve(ctx, func(_ context.Context, raw net.Conn, _ func()) {
+			c := link.Accept(raw, nil)
+			defer c.Close()
+			fmt.Fprintf(c, "%v %v", c.Fast(), c.RemoteAddr())
+		})
+	}()
+	c, err := net.Dial("tcp", door.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	io.WriteString(c, "PROXY TCP4 198.51.100.7 203.0.113.1 4711 443\r\n")
+	got, err := io.ReadAll(c)
+	if want := fmt.Sprintf("%v 198.51.100.7:4711", runtime.GOOS == "linux"); string(got) != want || err != nil {
+		t.Errorf("%q, %v, want %q", got, err, want)
+	}
+	cancel()
+	if err := <-served; err != nil {
+		t.Error(err)
 	}
 }

@@ -18,7 +18,11 @@ func TestFamilies(t *testing.T) {
 		host         string
 		want4, want6 bool
 	}{
-		{"0.0.0.0", true, false}, {"[::]", false, true}, {"", true, true}, {"127.0.0.1", true, false}, {"[::1]", false, true},
+		{"0.0.0.0", true, false},
+		{"[::]", false, true},
+		{"", true, true},
+		{"127.0.0.1", true, false},
+		{"[::1]", false, true},
 		{"[::ffff:127.0.0.1]", true, false},
 	} {
 		d, err := Listen(t.Context(), tt.host+":0", Options{})
