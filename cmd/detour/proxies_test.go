@@ -76,7 +76,7 @@ func newStreet(t *testing.T, programs ...string) *street {
 		}
 	}
 	s.where = map[string]string{"/var/www/html": site, "/etc/ssl/": dir + "/"}
-	for _, at := range []string{"front", "127.0.0.1:3340", "127.0.0.1:8080", "127.0.0.1:8443"} {
+	for _, at := range []string{"@front", "127.0.0.1:3340", "127.0.0.1:8080", "127.0.0.1:8443"} {
 		s.where[at] = freeAddr(t)
 	}
 	s.file("site/index.html", "the site\n")
@@ -344,7 +344,7 @@ func needs(t *testing.T, setting string) {
 
 func TestProxyNginxHTTP(t *testing.T) {
 	s := newStreet(t, "nginx")
-	front := s.where["front"]
+	front := s.where["@front"]
 	r := s.relay(s.recipe("plain-backend.yaml", "", ""), s.where["127.0.0.1:3340"])
 	s.nginx(front, "", s.recipe("nginx-http.conf", "listen 443 ssl", "listen "+front+" ssl"))
 	s.derp(front, false, false)
@@ -358,7 +358,7 @@ func TestProxyNginxHTTP(t *testing.T) {
 
 func TestProxyCaddy(t *testing.T) {
 	s := newStreet(t, "caddy")
-	front := s.where["front"]
+	front := s.where["@front"]
 	r := s.relay(s.recipe("plain-backend.yaml", "", ""), s.where["127.0.0.1:3340"])
 	file := s.recipe("Caddyfile", "relay.example.com:443", "relay.example.com:"+port(front))
 	// Only what a test must not touch is added: Caddy's own admin port.
@@ -373,7 +373,7 @@ func TestProxyCaddy(t *testing.T) {
 func TestProxyNginxStream(t *testing.T) {
 	needs(t, "proxy_protocol")
 	s := newStreet(t, "nginx")
-	front := s.where["front"]
+	front := s.where["@front"]
 	r := s.relay(s.recipe("passthrough.yaml", "", ""), s.where["127.0.0.1:3340"], s.certificate()...)
 	s.nginx(front, s.recipe("nginx-stream.conf", "listen 443", "listen "+front), s.recipe("nginx-sni.conf", "", ""))
 	s.derp(front, false, true)
@@ -386,7 +386,7 @@ func TestProxyNginxStream(t *testing.T) {
 func TestProxyHAProxy(t *testing.T) {
 	needs(t, "proxy_protocol")
 	s := newStreet(t, "haproxy")
-	front := s.where["front"]
+	front := s.where["@front"]
 	r := s.relay(s.recipe("passthrough.yaml", "", ""), s.where["127.0.0.1:3340"], s.certificate()...)
 	s.program(front, "haproxy", "-db", "-f", s.recipe("haproxy.cfg", "bind :443", "bind "+front))
 	s.derp(front, false, true)
@@ -425,7 +425,7 @@ func (s *street) checkSite(addr, url string) {
 func TestFallbackToNginx(t *testing.T) {
 	s := newStreet(t, "nginx")
 	s.nginx(s.where["127.0.0.1:8080"], "", s.recipe("nginx-site.conf", "", ""))
-	front := s.where["front"]
+	front := s.where["@front"]
 	r := s.relay(s.recipe("fallback.yaml", ":443", front), front, s.certificate()...)
 	s.checkSite(front, "https://relay.example.com/")
 	if status, _ := s.get(front, "https://relay.example.com/derp/probe"); status != http.StatusOK {
@@ -440,7 +440,7 @@ func TestFallbackToNginx(t *testing.T) {
 func TestSNIRouteToNginx(t *testing.T) {
 	s := newStreet(t, "nginx")
 	s.nginx(s.where["127.0.0.1:8443"], "", s.recipe("nginx-sni.conf", "", ""))
-	front := s.where["front"]
+	front := s.where["@front"]
 	r := s.relay(s.recipe("sni-route.yaml", "listen: :443", "listen: "+front), front, s.certificate()...)
 	s.checkSite(front, "https://www.example.com/")
 	s.derp(front, false, true)

@@ -7,9 +7,6 @@ import (
 	"strings"
 )
 
-// TrustUnix in TrustedProxies stands for whoever connects over a unix socket.
-const TrustUnix = "unix"
-
 // proxyOption is what may follow a route's target, behind a comma. In the
 // environment, where commas part entries, it comes as an entry of its own.
 const proxyOption = "proxy_protocol="
@@ -26,7 +23,7 @@ type Route struct {
 // and whether unix sockets are trusted. Of a Config that was not checked it
 // leaves out what is wrong.
 func (c Config) TrustedFrom() (from []netip.Prefix, unix bool) {
-	from, unix, _ = parseTrusted(c.TrustedProxies)
+	from, unix, _ = parseProxies(c.TrustedProxies)
 	return from, unix
 }
 
@@ -35,31 +32,6 @@ func (c Config) TrustedFrom() (from []netip.Prefix, unix bool) {
 func (c Config) Routes() []Route {
 	routes, _ := parseRoutes(c.SNIRoute)
 	return routes
-}
-
-func parseTrusted(entries []string) (from []netip.Prefix, unix bool, faults []fault) {
-	for _, e := range entries {
-		if e == TrustUnix {
-			unix = true
-			continue
-		}
-		prefix, err := netip.ParsePrefix(e)
-		if ip, ipErr := netip.ParseAddr(e); ipErr == nil && ip.Zone() == "" {
-			prefix, err = netip.PrefixFrom(ip, ip.BitLen()), nil
-		}
-		switch {
-		case err != nil:
-			faults = append(faults, bad("write 192.0.2.0/24, 2001:db8::/32, an address, or unix", "%s is not a range of addresses", quote(e))...)
-			continue
-		case prefix.Addr().Is4In6() && prefix.Bits() < 96:
-			faults = append(faults, bad("write the IPv4 range alone", "%s holds every IPv4 address and more", quote(e))...)
-			continue
-		case prefix.Addr().Is4In6():
-			prefix = netip.PrefixFrom(prefix.Addr().Unmap(), prefix.Bits()-96)
-		}
-		from = append(from, prefix.Masked())
-	}
-	return from, unix, faults
 }
 
 func checkFallback(s string) []fault {

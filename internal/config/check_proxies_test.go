@@ -7,25 +7,10 @@ import (
 	"testing"
 )
 
-func TestParseTrusted(t *testing.T) {
-	checkAll(t, func(s string) []fault { _, _, faults := parseTrusted([]string{s}); return faults }, []verdict{
-		{"192.0.2.0/24", ""},
-		{"192.0.2.7", ""},
-		{"2001:db8::/32", ""},
-		{"::1", ""},
-		{"unix", ""},
-		{"0.0.0.0/0", ""},
-		{"::ffff:192.0.2.0/120", ""},
-		{"::ffff:0:0/95", "write the IPv4 range alone"},
-		{"192.0.2.0/33", "write 192.0.2.0/24"},
-		{"fe80::1%eth0", "write 192.0.2.0/24"},
-		{"proxy.example.com", "not a range"},
-		{"192.0.2.1:80", "not a range"},
-		{"Unix", "or unix"},
-		{"", "not a range"},
-	})
-	from, unix, _ := parseTrusted([]string{"192.0.2.7/24", "unix", "::ffff:10.0.0.0/104", "2001:db8::1"})
-	if got := fmt.Sprint(from, unix); got != "[192.0.2.0/24 10.0.0.0/8 2001:db8::1/128] true" {
+func TestTrustedFrom(t *testing.T) {
+	c := Config{TrustedProxies: []string{"192.0.2.0/24", "unix", "::ffff:10.0.0.1", "2001:db8::1"}}
+	from, unix := c.TrustedFrom()
+	if got := fmt.Sprint(from, unix); got != "[192.0.2.0/24 10.0.0.1/32 2001:db8::1/128] true" {
 		t.Errorf("parsed: %s", got)
 	}
 }
@@ -118,6 +103,9 @@ func TestProxyChecks(t *testing.T) {
 			c.Hostname, c.SNIRoute = "Relay.example.com", []string{"relay.example.com=127.0.0.1:8443"}
 		}, "the relay's own hostname"},
 		{"route to itself", func(c *Config) { c.SNIRoute = []string{"a.example=[::1]:443"} }, "the relay itself"},
+		{"route to another of its own", func(c *Config) {
+			c.AlsoListen, c.SNIRoute = []string{":8443"}, []string{"a.example=127.0.0.1:8443"}
+		}, "the relay itself"},
 		{"route without TLS", func(c *Config) { c.TLS, c.SNIRoute = false, []string{"a.example=127.0.0.1:8443"} }, "needs TLS"},
 	}
 	for _, tt := range tests {

@@ -79,7 +79,7 @@ type Config struct {
 	StrictSNI bool     // refuse clients that would get the default certificate for want of a better one
 
 	// What stands around the relay. TrustedFrom and Routes give these in the form in which they are used.
-	TrustedProxies []string // CIDRs and TrustUnix: whose X-Forwarded-For and X-Real-IP are believed
+	TrustedProxies []string // networks, addresses or "unix": whose X-Forwarded-For and X-Real-IP are believed
 	Fallback       string   // http://HOST:PORT, "unix:" and a path, or a directory: answers what is not the relay's; empty: FrontPage does
 	SNIRoute       []string // "NAME=TARGET": connections for NAME are handed on before TLS
 

@@ -9,7 +9,7 @@ func proxySettings() []setting {
 				Note:  "The client's address, which limits, logs and other relays see, is then the last one in X-Forwarded-For that is no trusted proxy, or without that header X-Real-IP. From everybody else the headers are ignored. An address alone is itself; unix is whoever connects over a unix socket.",
 			},
 			field: func(c *Config) any { return &c.TrustedProxies },
-			check: func(c *Config) []fault { _, _, faults := parseTrusted(c.TrustedProxies); return faults },
+			check: func(c *Config) []fault { _, _, faults := parseProxies(c.TrustedProxies); return faults },
 		},
 		{
 			Setting: Setting{
