@@ -26,6 +26,7 @@ var arrows = map[string][]string{
 		"internal/admin", "internal/bench", "internal/cert", "internal/client", "internal/compat", "internal/config",
 		"internal/daemon", "internal/derpmap", "internal/key", "internal/probe", "internal/stun",
 	},
+	"internal/acme":   {},
 	"internal/admin":  {"internal/key"},
 	"internal/admit":  {"internal/key"},
 	"internal/bench":  {"internal/client", "internal/derp", "internal/key", "internal/stun"},
@@ -34,7 +35,7 @@ var arrows = map[string][]string{
 	"internal/compat": {"internal/config", "internal/key"},
 	"internal/config": {"internal/key"},
 	"internal/daemon": {
-		"internal/admin", "internal/admit", "internal/cert", "internal/client", "internal/config", "internal/derp",
+		"internal/acme", "internal/admin", "internal/admit", "internal/cert", "internal/client", "internal/config", "internal/derp",
 		"internal/derpmap", "internal/key", "internal/link", "internal/listen", "internal/mesh", "internal/probe",
 		"internal/relay", "internal/stun", "internal/usage", "internal/web",
 	},
