@@ -134,3 +134,19 @@ func RenewalWindow(subject string, notBefore, notAfter time.Time) time.Duration 
 	}
 	return time.Duration(float64(notAfter.Sub(notBefore)) * window)
 }
+
+// Stored returns what an earlier run keeps for subject, as PEM. The error matches
+// fs.ErrNotExist when there is nothing.
+func Stored(storage, directory, subject string) (certPEM, keyPEM []byte, err error) {
+	if directory == "" {
+		directory = LetsEncrypt
+	}
+	s := &certmagic.FileStorage{Path: storage}
+	issuer := (&certmagic.ACMEIssuer{CA: directory}).IssuerKey()
+	subject = strings.ToLower(subject)
+	if certPEM, err = s.Load(context.Background(), certmagic.StorageKeys.SiteCert(issuer, subject)); err != nil {
+		return nil, nil, err
+	}
+	keyPEM, err = s.Load(context.Background(), certmagic.StorageKeys.SitePrivateKey(issuer, subject))
+	return certPEM, keyPEM, err
+}

@@ -147,6 +147,9 @@ func TestEveryLayerSetsEverySetting(t *testing.T) {
 		"cert_mode": {"files", "pin"}, "cert": {"/a", "/b"}, "key": {"/c", "/d"},
 		"admit": {"any", "none"}, "admit_key": {node, strings.ToLower(node)},
 		"write_timeout": {"1s", "3s"}, "tcp_user_timeout": {"1s", "3s"}, "tcp_keepalive": {"1s", "3s"},
+		"acme_directory": {"https://a/d", "https://b/d"}, "acme_email": {"a@b.example", "c@d.example"}, "acme_eab_kid": {"a", "b"},
+		"acme_eab_key_file": {"/a", "/b"}, "acme_ca_file": {"/a", "/b"}, "acme_name": {"a.example", "192.0.2.1"},
+		"acme_dns_hook": {"/a", "/b"}, "acme_ip_profile": {"none", "other"}, "acme_switch": {"true", "false"},
 		"log_format": {"json", "text"}, "log_level": {"warn", "debug"},
 	}
 	with := map[string]string{"cert": "key: /z", "key": "cert: /z", "cert_mode": "cert: /y\nkey: /z"} // what must stand beside it
@@ -191,7 +194,7 @@ func TestFlags(t *testing.T) {
 		if text, ok := want[f.Name]; ok && f.String() != text {
 			t.Errorf("%s = %q, want %q", f.Name, f.String(), text)
 		}
-		if f.IsBoolFlag() != (f.Name == "tls") || f.Type() != string(f.Kind) {
+		if f.IsBoolFlag() != (f.Kind == KindBool) || f.Type() != string(f.Kind) {
 			t.Errorf("%s: IsBoolFlag %v, Type %s", f.Name, f.IsBoolFlag(), f.Type())
 		}
 	}

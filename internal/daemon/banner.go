@@ -44,7 +44,7 @@ func (d *Daemon) whereabouts(b *strings.Builder) {
 	row("HTTP", d.cfg.HTTPListen, "captive-portal check")
 	row("admin", d.cfg.AdminListen, "")
 	held := "key"
-	if d.id.cert != nil && d.cfg.CertMode == config.CertPin {
+	if d.id.cert != nil && d.cfg.CertMode != config.CertFiles {
 		held = "key and certificate"
 	}
 	row("state", d.cfg.StateDir, "keep it: it holds the relay's "+held)
@@ -146,6 +146,9 @@ func (d *Daemon) mapFlags() []string {
 		flags = append(flags, "--hostname", d.cfg.Hostname)
 	}
 	if d.cfg.TLS {
+		if d.cfg.CertMode == config.CertACME {
+			flags = append(flags, "--state-dir", d.cfg.StateDir) // it says which certificate clients expect
+		}
 		return append(flags, "--cert-mode", d.cfg.CertMode, "--cert", d.cfg.Cert, "--key", d.cfg.Key)
 	}
 	return append(flags, "--tls=false")

@@ -21,15 +21,22 @@ func (d *Daemon) certificate() (*tls.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	if d.cfg.Hostname != "" {
+	if d.cfg.Hostname != "" && (d.acme == nil || d.acme.published(c) == c) { // else c only stands in
 		if err := cert.CheckName(c, d.cfg.Hostname); err != nil {
 			return nil, err
 		}
 	}
 	d.id.cert = c
-	d.source, err = cert.New(cert.Options{Certificate: c, ServerKeyHex: d.id.serverKey.Hex(), Logger: d.log})
-	if err != nil {
+	o := cert.Options{Certificate: c, ServerKeyHex: d.id.serverKey.Hex(), Logger: d.log}
+	if d.acme != nil {
+		o.Challenge = d.acme.manager.TLSChallenge
+	}
+	if d.source, err = cert.New(o); err != nil {
 		return nil, err
+	}
+	if d.acme != nil {
+		d.acme.serve = d.source.Replace
+		d.acme.loadStored()
 	}
 	return d.source.TLSConfig(), nil
 }

@@ -32,7 +32,11 @@ func (d *Daemon) listenHTTP(ctx context.Context) (err error) {
 		return err
 	}
 	d.cfg.HTTPListen = withPort(d.cfg.HTTPListen, d.httpDoor.Addr())
-	d.portal = web.NewHTTP(web.HTTPOptions{Logger: d.log})
+	o := web.HTTPOptions{Logger: d.log}
+	if d.acme != nil {
+		o.Before = d.acme.manager.HTTPChallenge
+	}
+	d.portal = web.NewHTTP(o)
 	return nil
 }
 

@@ -237,10 +237,14 @@ func mapWarnings(c config.Config, id identity, forOldClients bool) []string {
 }
 
 // LoadCert reads the certificate of the settings without making one. Of a relay
-// in pin mode that never ran the error matches cert.ErrNoPin.
+// in pin mode that never ran the error matches cert.ErrNoPin. It is nil without
+// an error where clients expect an authority's certificate that is not there.
 func LoadCert(c config.Config) (*cert.Certificate, error) {
 	if c.CertMode == config.CertFiles {
 		return cert.LoadFiles(c.Cert, c.Key, time.Now())
+	}
+	if c.CertMode == config.CertACME {
+		return loadACMECert(c)
 	}
 	return cert.LoadPin(c.Cert, c.Key, time.Now())
 }

@@ -3,6 +3,7 @@ package daemon
 import (
 	"time"
 
+	"github.com/detour-relay/detour/internal/acme"
 	"github.com/detour-relay/detour/internal/admin"
 	"github.com/detour-relay/detour/internal/admit"
 	"github.com/detour-relay/detour/internal/cert"
@@ -27,6 +28,7 @@ type Stats struct {
 	HTTP       *web.HTTPStats `json:"http,omitempty"`
 	STUN       *stun.Stats    `json:"stun,omitempty"`
 	Admin      *admin.Stats   `json:"admin,omitempty"`
+	ACME       *acme.Stats    `json:"acme,omitempty"`
 }
 
 // Stats gathers the figures of all parts.
@@ -50,6 +52,9 @@ func (d *Daemon) Stats() Stats {
 	if d.admin != nil {
 		s.Admin = ptr(d.admin.Stats())
 	}
+	if d.acme != nil {
+		s.ACME = ptr(d.acme.manager.Stats())
+	}
 	return s
 }
 
@@ -58,12 +63,15 @@ func ptr[T any](v T) *T { return &v }
 // Health says whether clients can use the relay.
 func (d *Daemon) Health() admin.Health {
 	h := admin.Health{OK: true}
-	if d.source != nil {
+	if d.source != nil && d.acme == nil {
 		now := time.Now()
 		if c := d.source.Stats(); now.After(c.NotAfter) {
 			h.Problems = append(h.Problems, "the certificate expired on "+c.NotAfter.Format(time.DateOnly)+
 				": clients refuse it; replace it and restart")
 		}
+	}
+	if d.acme != nil {
+		h.Problems = append(h.Problems, d.acme.problems(time.Now())...)
 	}
 	h.OK = len(h.Problems) == 0
 	return h
