@@ -25,7 +25,6 @@ const patience = 90 * time.Second
 const macKey = "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W"
 
 func TestDomainByHTTP(t *testing.T) {
-	t.Parallel()
 	a := relaytest.NewPebble(t, nil)
 	a.Start()
 	storage := filepath.Join(t.TempDir(), "acme")
@@ -59,14 +58,12 @@ func TestDomainByHTTP(t *testing.T) {
 }
 
 func TestDomainByTLS(t *testing.T) {
-	t.Parallel()
 	a := relaytest.NewPebble(t, nil)
 	a.Start()
 	newClient(t, a, Options{Names: []string{"relay.example"}, TLS: true}).next("relay.example")
 }
 
 func TestDomainByHook(t *testing.T) {
-	t.Parallel()
 	a := relaytest.NewPebble(t, nil)
 	a.Start()
 	dir := t.TempDir()
@@ -95,7 +92,6 @@ esac
 }
 
 func TestAddressByHTTP(t *testing.T) {
-	t.Parallel()
 	a := relaytest.NewPebble(t, nil)
 	a.Start()
 	c := newClient(t, a, Options{IPs: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, IPProfile: ShortLived, HTTP: true})
@@ -109,14 +105,12 @@ func TestAddressByHTTP(t *testing.T) {
 }
 
 func TestAddressByTLS(t *testing.T) {
-	t.Parallel()
 	a := relaytest.NewPebble(t, nil)
 	a.Start()
 	newClient(t, a, Options{IPs: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, TLS: true}).next("127.0.0.1")
 }
 
 func TestRenewal(t *testing.T) {
-	t.Parallel()
 	a := relaytest.NewPebble(t, nil)
 	a.Start()
 	c := newClient(t, a, Options{
@@ -135,7 +129,6 @@ func TestRenewal(t *testing.T) {
 }
 
 func TestExternalAccount(t *testing.T) {
-	t.Parallel()
 	a := relaytest.NewPebble(t, func(pebble map[string]any) {
 		pebble["externalAccountBindingRequired"] = true
 		pebble["externalAccountMACKeys"] = map[string]string{"kid-1": macKey}
@@ -147,7 +140,6 @@ func TestExternalAccount(t *testing.T) {
 }
 
 func TestAuthorityDownAtStart(t *testing.T) {
-	t.Parallel()
 	a := relaytest.NewPebble(t, nil)
 	c := newClient(t, a, Options{Names: []string{"relay.example"}, HTTP: true})
 	c.problem(CauseUnreachable, "does not answer", strings.TrimSuffix(strings.TrimPrefix(a.Directory(), "https://"), "/dir"))
@@ -159,7 +151,6 @@ func TestAuthorityDownAtStart(t *testing.T) {
 }
 
 func TestAuthorityRefuses(t *testing.T) {
-	t.Parallel()
 	a := relaytest.NewPebble(t, nil)
 	a.Start()
 	c := newClient(t, a, Options{Names: []string{"blocked.example"}, HTTP: true})
@@ -167,7 +158,6 @@ func TestAuthorityRefuses(t *testing.T) {
 }
 
 func TestNobodyAnswersTheAuthority(t *testing.T) {
-	t.Parallel()
 	a := relaytest.NewPebble(t, nil)
 	a.Start()
 	c := newClient(t, a, Options{Names: []string{"relay.example"}, DNSHook: "/bin/true"})
@@ -175,7 +165,6 @@ func TestNobodyAnswersTheAuthority(t *testing.T) {
 }
 
 func TestPortLeadsNowhere(t *testing.T) {
-	t.Parallel()
 	a := relaytest.NewPebble(t, nil)
 	a.Start()
 	elsewhere := *a
@@ -185,7 +174,6 @@ func TestPortLeadsNowhere(t *testing.T) {
 }
 
 func TestAnotherServerAnswers(t *testing.T) {
-	t.Parallel()
 	a := relaytest.NewPebble(t, nil)
 	a.Start()
 	l, err := net.Listen("tcp", relaytest.Loopback(a.HTTP))
@@ -202,7 +190,6 @@ func TestAnotherServerAnswers(t *testing.T) {
 }
 
 func TestUntrustedAuthority(t *testing.T) {
-	t.Parallel()
 	a := relaytest.NewPebble(t, nil)
 	a.Start()
 	stranger := *a
@@ -211,7 +198,6 @@ func TestUntrustedAuthority(t *testing.T) {
 }
 
 func TestUnknownProfile(t *testing.T) {
-	t.Parallel()
 	a := relaytest.NewPebble(t, nil)
 	a.Start()
 	c := newClient(t, a, Options{IPs: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, IPProfile: "none such", HTTP: true})
@@ -219,7 +205,6 @@ func TestUnknownProfile(t *testing.T) {
 }
 
 func TestClockIsWrong(t *testing.T) {
-	t.Parallel()
 	a := relaytest.NewPebble(t, nil)
 	a.Start()
 	for _, off := range []time.Duration{-time.Hour, time.Hour} {

@@ -12,10 +12,20 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/detour-relay/detour/internal/client"
 	"github.com/detour-relay/detour/internal/config"
 	"github.com/detour-relay/detour/internal/relaytest"
 )
+
+// leaks are certmagic's own goroutines, of which it keeps some for good.
+func leaks() []goleak.Option {
+	return []goleak.Option{
+		goleak.IgnoreAnyFunction("github.com/caddyserver/certmagic.keepLockfileFresh"),
+		goleak.IgnoreAnyFunction("github.com/caddyserver/certmagic.(*RingBufferRateLimiter).loop"),
+	}
+}
 
 // issuerOf returns the roots that the authority issues under.
 func issuerOf(t *testing.T, a *relaytest.Pebble) *x509.CertPool {
