@@ -196,9 +196,10 @@ func short(text string) string {
 }
 
 // refused is how long to wait after each refusal. Let's Encrypt takes five failed
-// validations of a name in an hour.
+// validations of a name in an hour. The first wait is short because a new relay
+// prints no map before its first certificate, and waits a minute for it.
 var refused = []time.Duration{
-	time.Minute, 5 * time.Minute, 15 * time.Minute, 30 * time.Minute, time.Hour, 2 * time.Hour, 4 * time.Hour, 6 * time.Hour,
+	20 * time.Second, 5 * time.Minute, 15 * time.Minute, 30 * time.Minute, time.Hour, 2 * time.Hour, 4 * time.Hour, 6 * time.Hour,
 }
 
 // backoff returns how long to wait after tries failures before this one. An

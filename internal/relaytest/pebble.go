@@ -64,6 +64,7 @@ func NewPebble(t *testing.T, change func(pebble map[string]any)) *Pebble {
 	names := a.program("pebble-challtestsrv", "-http01", "", "-https01", "", "-doh", "", "-tlsalpn01", "",
 		"-defaultIPv6", "", "-dnsserver", Loopback(a.dns), "-management", Loopback(a.DNSManage))
 	start(t, names)
+	a.awaitPort(a.dns)
 	return a
 }
 
@@ -73,6 +74,21 @@ func (a *Pebble) Start() {
 	server := a.program("pebble", "-config", a.config, "-dnsserver", Loopback(a.dns))
 	server.Env = append(os.Environ(), "PEBBLE_VA_NOSLEEP=1", "PEBBLE_AUTHZREUSE=0")
 	a.Stop = start(a.t, server)
+	a.awaitPort(a.acme)
+}
+
+// awaitPort waits until a program listens. There is nothing to be told by.
+func (a *Pebble) awaitPort(port int) {
+	a.t.Helper()
+	for range 200 {
+		c, err := net.Dial("tcp", Loopback(port))
+		if err == nil {
+			c.Close()
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	a.t.Fatalf("nothing listens on port %d after ten seconds", port)
 }
 
 func (a *Pebble) program(name string, args ...string) *exec.Cmd {
