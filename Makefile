@@ -17,7 +17,7 @@ SOAK      ?= 100000
 # What the e2e target runs unless SCENARIOS says otherwise: everything that this version supports.
 SCENARIOS ?= first a b c d e f m n o
 
-.PHONY: run build check fmt lint vet cross tidy pgo pgo-check test soak fuzz interop e2e bench clean proxies release image docs
+.PHONY: run build check fmt lint vet cross tidy pgo pgo-check test soak fuzz interop e2e bench clean proxies release image docs acme
 .DEFAULT_GOAL := build
 
 run: build ## start a relay: ADMIT=any opens it, ARGS= adds flags
@@ -63,6 +63,9 @@ fuzz: ## each fuzz target for FUZZTIME
 
 interop: ## against real Tailscale client and server code
 	cd interop && $(GO) test -tags ts_debug_websockets -timeout 15m ./...
+
+acme: ## certificates from a real ACME server (Pebble, built into bin/), about two minutes
+	$(NO_PGO) ./scripts/acme.sh
 
 e2e: ## real tailscaled clients in the test bed at E2E_BED; SCENARIOS= chooses; root on Linux
 	@test -n "$(E2E_BED)" || { echo "e2e: E2E_BED is not set; hint: make e2e E2E_BED=/path/to/the/bed" >&2; exit 2; }

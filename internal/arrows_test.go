@@ -29,6 +29,7 @@ var arrows = map[string][]string{
 	"internal/admin":  {"internal/key", "internal/unixsock"},
 	"deploy/pack":     {},
 	"docs":            {},
+	"internal/acme":   {},
 	"internal/admit":  {"internal/key"},
 	"internal/bench":  {"internal/client", "internal/derp", "internal/key", "internal/stun"},
 	"internal/cert":   {},
@@ -36,7 +37,7 @@ var arrows = map[string][]string{
 	"internal/compat": {"internal/config", "internal/key"},
 	"internal/config": {"internal/key"},
 	"internal/daemon": {
-		"internal/admin", "internal/admit", "internal/cert", "internal/client", "internal/config", "internal/derp",
+		"internal/acme", "internal/admin", "internal/admit", "internal/cert", "internal/client", "internal/config", "internal/derp",
 		"internal/derpmap", "internal/key", "internal/link", "internal/listen", "internal/mesh", "internal/probe",
 		"internal/relay", "internal/sni", "internal/stun", "internal/usage", "internal/web",
 	},

@@ -46,6 +46,8 @@ func keyShowCommand() *cobra.Command {
 			fmt.Fprintf(out, "certificate  none yet; `detour serve` makes one\n")
 		case err != nil:
 			return err
+		case c == nil:
+			fmt.Fprintf(out, "certificate  none yet from the authority; `detour serve` gets it\n")
 		case cfg.CertMode == config.CertPin || c.SelfSigned():
 			fmt.Fprintf(out, "certificate  %s\n             in %s, valid until %s\n", c.Pin(), cfg.Cert, c.NotAfter().Format("2006-01-02"))
 		default:

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -64,15 +65,49 @@ func serve(ctx context.Context, cfg config.Config, o daemon.Options, stdout, std
 		d.Close()
 		return err
 	}
-	if err := d.Banner(stdout); err != nil {
-		d.Close()
-		return fmt.Errorf("print the start-up text: %w", err)
+	select {
+	case <-d.Settled():
+		if err := d.Banner(stdout); err != nil {
+			d.Close()
+			return fmt.Errorf("print the start-up text: %w", err)
+		}
+	default:
+		log.Info("getting the first certificate before the DERP map is printed; this takes a minute at most")
 	}
 	log.Info("serving", "version", versionText(), "server_key", d.ServerKey(), "listen", d.Config().Listen, "stun", d.Config().STUNListen)
 	hup.tell(d.Reload)
-	err = d.Run(ctx)
+	err = runAndPrint(ctx, d, stdout)
 	log.Info("stopped")
 	return err
+}
+
+// runAndPrint runs d, and prints its start-up text once that is settled, if it
+// was not before.
+func runAndPrint(ctx context.Context, d *daemon.Daemon, stdout io.Writer) error {
+	select {
+	case <-d.Settled():
+		return d.Run(ctx)
+	default:
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	printed := make(chan error, 1)
+	go func() {
+		select {
+		case <-ctx.Done():
+			printed <- nil
+		case <-d.Settled():
+			err := d.Banner(stdout)
+			if err != nil {
+				err = fmt.Errorf("print the start-up text: %w", err)
+				cancel()
+			}
+			printed <- err
+		}
+	}()
+	err := d.Run(ctx)
+	cancel()
+	return errors.Join(err, <-printed)
 }
 
 // hangups takes SIGHUP, which would kill the process otherwise: at once, so that

@@ -42,7 +42,7 @@ func (c *command) certificate(cfg *config.Config) {
 		return
 	}
 	if c.certMode != certManual {
-		c.refuseACME()
+		c.acme(cfg)
 		return
 	}
 	if c.certDir == "" {
@@ -57,16 +57,6 @@ func (c *command) certificate(cfg *config.Config) {
 		c.fail("%s: %w", c.ref("certmode"), err)
 	}
 	cfg.CertMode = mode
-}
-
-func (c *command) refuseACME() {
-	if isIP(c.hostname) {
-		c.fail("%s: derper has no %s certificate for an IP address as -hostname; "+
-			"hint: use -certmode manual, which makes and pins one", c.ref("certmode"), c.certMode)
-		return
-	}
-	c.fail("%s: %s is not supported yet; hint: use -certmode manual with %s.crt and .key in -certdir, "+
-		"or with an IP address as -hostname, for which a certificate is made", c.ref("certmode"), c.certMode, fileName(c.hostname))
 }
 
 // pickCertMode chooses between files and pin. A certificate that is there and signed

@@ -3,6 +3,7 @@ package compat
 import (
 	"bytes"
 	"io/fs"
+	"strings"
 	"testing"
 	"testing/fstest"
 
@@ -89,4 +90,41 @@ func TestFileName(t *testing.T) {
 			t.Errorf("fileName(%q) = %q, want %q", hostname, got, want)
 		}
 	}
+}
+
+func TestACMECertificates(t *testing.T) {
+	domain := "-hostname=derp.example.com"
+	for _, tt := range []struct {
+		args    []string
+		change  func(*config.Config)
+		wantErr []string
+	}{
+		{args: []string{domain}},
+		{args: []string{domain, "-certmode=letsencrypt", "-acme-email=a@example.com"}, change: func(c *config.Config) { c.ACMEEmail = "a@example.com" }},
+		{args: []string{"-hostname=192.0.2.1", "-acme-ip-certs"}, change: func(c *config.Config) { c.Hostname, c.ACMEName = "192.0.2.1", []string{"192.0.2.1"} }},
+		{
+			args: []string{domain, "-certmode=gcp", "-acme-email=a@example.com", "-acme-eab-kid=k", "-acme-eab-key=c2VjcmV0"},
+			change: func(c *config.Config) {
+				c.ACMEDirectory, c.ACMEEmail, c.ACMEEABKeyID, c.ACMEEABKey = gcpDirectory, "a@example.com", "k", "c2VjcmV0"
+			},
+		},
+		{args: []string{"-hostname=192.0.2.1"}, wantErr: []string{"-acme-ip-certs", "-certmode manual"}},
+		{args: []string{"-hostname=192.0.2.1", "-certmode=gcp"}, wantErr: []string{"derper has no gcp certificate"}},
+		{args: []string{domain, "-certmode=gcp", "-acme-eab-key=c2VjcmV0"}, wantErr: []string{"needs -acme-email"}},
+		{args: []string{domain, "-certmode=gcp", "-acme-ip-certs", "-acme-email=a@example.com", "-acme-eab-kid=k", "-acme-eab-key=c2VjcmV0"}, wantErr: []string{"only with -certmode letsencrypt"}},
+	} {
+		if tt.wantErr != nil {
+			wantText(t, mustFail(t, machine(nil), nil, tt.args...), append(tt.wantErr, "hint: ")...)
+			continue
+		}
+		want := rootConfig()
+		want.Hostname, want.CertMode, want.ACMEName = "derp.example.com", config.CertACME, []string{"derp.example.com"}
+		want.Cert, want.Key, want.ACMESwitch = "/var/lib/derper/pin.crt", "/var/lib/derper/pin.key", true
+		if tt.change != nil {
+			tt.change(&want)
+		}
+		wantConfig(t, mustParse(t, machine(nil), nil, tt.args...).Config, want)
+	}
+	got := mustParse(t, machine(nil), nil, domain, "-certdir=/certs", "-acme-ip-certs")
+	wantText(t, strings.Join(got.Warnings, "\n"), "-certdir is not used", "only the domain")
 }

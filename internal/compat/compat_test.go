@@ -123,8 +123,6 @@ func TestRootDefaults(t *testing.T) {
 
 func TestBareRunNamesWhatIsMissing(t *testing.T) {
 	wantText(t, mustFail(t, machine(nil), nil), "-hostname (not given): needed with TLS")
-	text := mustFail(t, machine(nil), nil, "-hostname", "derp.example.com")
-	wantText(t, text, "-certmode (not given): letsencrypt is not supported yet", "-certmode manual", "derp.example.com.crt")
 }
 
 func TestConfigPassesTheChecks(t *testing.T) {
@@ -135,6 +133,9 @@ func TestConfigPassesTheChecks(t *testing.T) {
 		{"-a=:8443", "-hostname=2001:db8::1", "-certmode=manual", "-c=/data/derper.key", "-home=https://example.com/"},
 		{"-a=127.0.0.1:8080"},
 		{"-a=:8080", "-hostname=derp.example.com", "-stun=false"},
+		{"-hostname=derp.example.com"},
+		{"-hostname=192.0.2.1", "-acme-ip-certs"},
+		{"-hostname=derp.example.com", "-certmode=gcp", "-acme-email=a@example.com", "-acme-eab-kid=k", "-acme-eab-key=MTIz"},
 		{"-dev"},
 	} {
 		if err := config.Check(mustParse(t, host, nil, args...).Config); err != nil {

@@ -141,7 +141,7 @@ func keepStateIn(cfg *config.Config, keyFile string) {
 	cfg.StateDir = filepath.Dir(keyFile)
 	cfg.ServerKey = keyFile
 	cfg.AdminListen = "unix:" + filepath.Join(cfg.StateDir, "admin.sock")
-	if !cfg.TLS {
+	if !cfg.TLS || cfg.CertMode == config.CertACME {
 		cfg.Cert = filepath.Join(cfg.StateDir, "pin.crt")
 		cfg.Key = filepath.Join(cfg.StateDir, "pin.key")
 	}

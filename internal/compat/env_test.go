@@ -101,9 +101,7 @@ func TestImagesThatCannotRunYet(t *testing.T) {
 		env  environ
 		want []string
 	}{
-		{environ{"DERP_DOMAIN": "derp.example.com"}, []string{"letsencrypt is not supported yet", "derp.example.com.crt"}},
 		{environ{"DERP_DOMAIN": "your-hostname.com", "DERP_CERT_MODE": "letsencrypt"}, []string{"-hostname (not given): needed"}},
-		{environ{"DERP_DOMAIN": "derp.example.com", "DERP_CERT_MODE": "letsencrypt"}, []string{"-certmode (from DERP_CERT_MODE): letsencrypt"}},
 		{environ{"DERP_DOMAIN": "derp.example.com", "DERP_CERT_MODE": "manual"}, []string{"/app/certs/derp.example.com.crt"}},
 		{environ{"DERP_HOST": "192.0.2.1", "DERP_VERIFY_CLIENTS": "true"}, []string{"-verify-clients (from DERP_VERIFY_CLIENTS): not supported"}},
 		{environ{"DERP_HOST": "192.0.2.1", "DERP_VERIFY_CLIENT_URL": "https://x"}, []string{"-verify-client-url (from DERP_VERIFY_CLIENT_URL)"}},

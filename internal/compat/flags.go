@@ -26,6 +26,8 @@ type flags struct {
 	keyFile, meshKeyFile                 string
 	certMode, certDir, hostname          string
 	home                                 string
+	acmeEmail, acmeKeyID, acmeKey        string
+	acmeIPs                              bool
 	keepAlive, userTimeout, writeTimeout time.Duration
 }
 
@@ -48,9 +50,13 @@ func (f *flags) register(cacheDir, home string) *flag.FlagSet {
 	s.BoolVar(&f.stun, "stun", true, "answer STUN")
 	s.BoolVar(&f.derp, "derp", true, "relay packets (false: not supported yet)")
 	s.StringVar(&f.keyFile, "c", "", "`file` of the server key, made when missing; as root "+rootKeyFile+" by default")
-	s.StringVar(&f.certMode, "certmode", certLetsEncrypt, "manual, or letsencrypt and gcp (not supported yet)")
+	s.StringVar(&f.certMode, "certmode", certLetsEncrypt, "manual, letsencrypt, or gcp (Google's authority)")
 	s.StringVar(&f.certDir, "certdir", certDir, "`directory` of <hostname>.crt and <hostname>.key")
 	s.StringVar(&f.hostname, "hostname", "derp.tailscale.com", "domain or IP `name` that clients dial; with TLS it must be given")
+	s.StringVar(&f.acmeEmail, "acme-email", "", "ACME contact `address`")
+	s.StringVar(&f.acmeKeyID, "acme-eab-kid", "", "ACME external account key `id`")
+	s.StringVar(&f.acmeKey, "acme-eab-key", "", "ACME external account `key`, in base64")
+	s.BoolVar(&f.acmeIPs, "acme-ip-certs", false, "with -certmode letsencrypt, let -hostname be an IP address")
 	s.StringVar(&f.home, "home", "", "front page: empty for a neutral one, blank, or a `URL` to redirect to")
 	s.StringVar(&f.meshKeyFile, "mesh-psk-file", "", "`file` of the mesh key; by default the first there is of "+
 		"/home/derp/keys/derp-mesh.key and $HOME/keys/derp-mesh.key")
@@ -81,10 +87,6 @@ func registerUnsupported(s *flag.FlagSet, home string) {
 	s.Int("accept-connection-burst", math.MaxInt, "new connections above the limit at once"+not)
 	s.String("rate-config", "", "`file` of receive limits in JSON"+not)
 	s.Bool("ace", false, "CONNECT proxy"+not)
-	s.String("acme-email", "", "ACME contact `address`"+not)
-	s.String("acme-eab-kid", "", "ACME external account key `id`"+not)
-	s.String("acme-eab-key", "", "ACME external account `key`"+not)
-	s.Bool("acme-ip-certs", false, "ACME certificates for IP addresses"+not)
 }
 
 // unsupported lists the flags that derper has and Detour does not carry out
@@ -103,16 +105,9 @@ var unsupported = []struct{ flag, hint string }{
 	{"accept-connection-burst", "drop it, and limit new connections in the firewall"},
 	{"rate-config", "drop it: peers are then not limited"},
 	{"ace", "drop it: no proxy for CONNECT is offered"},
-	{"acme-email", hintCertificate},
-	{"acme-eab-kid", hintCertificate},
-	{"acme-eab-key", hintCertificate},
-	{"acme-ip-certs", hintCertificate},
 }
 
-const (
-	hintAdmission   = "keep derper here until it is, or use `detour serve --admit-key nodekey:...` for a list of nodes"
-	hintCertificate = "drop it, and use -certmode manual"
-)
+const hintAdmission = "keep derper here until it is, or use `detour serve --admit-key nodekey:...` for a list of nodes"
 
 // refuseUnsupported never prints values: some are secrets.
 func (c *command) refuseUnsupported() {

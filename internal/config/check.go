@@ -38,7 +38,7 @@ func problems(c Config) []Problem {
 
 // crossChecks finds settings that are right alone and wrong together.
 func crossChecks(c Config) []Problem {
-	list := append(listenerChecks(c), proxyChecks(c)...)
+	list := append(append(listenerChecks(c), proxyChecks(c)...), acmeProblems(c)...)
 	add := func(setting string, faults []fault) {
 		for _, f := range faults {
 			list = append(list, Problem{Setting: setting, What: f.what, Hint: f.hint})
@@ -54,7 +54,7 @@ func crossChecks(c Config) []Problem {
 		add("key", bad("set cert too, or remove key", "given without cert"))
 	case c.Cert == "" && c.CertMode == CertFiles && len(c.CertPair) == 0:
 		add("cert_mode", bad("set both, or use cert_mode pin", "files needs cert and key"))
-	case c.Cert == "" && c.CertMode == CertPin && c.StateDir != "":
+	case c.Cert == "" && c.CertMode != CertFiles && c.StateDir != "":
 		add("cert", bad("set both to files in the state directory", "cert and key are empty"))
 	case c.CertMode == CertPin && c.Cert != "" && filepath.Clean(c.Cert) == filepath.Clean(c.Key):
 		add("key", bad("name two files", "the same file as cert, and cert_mode pin writes both"))

@@ -14,6 +14,7 @@ const Off = "off"
 const (
 	CertPin   = "pin"   // a self-signed certificate, made once and pinned in the DERP map
 	CertFiles = "files" // certificate and key from PEM files
+	CertACME  = "acme"  // from a certificate authority, and a pin until it is there
 )
 
 // The values of STUNMode.
@@ -53,8 +54,8 @@ type Config struct {
 	PublicIPv4 netip.Addr // address to publish; invalid: found on the interfaces
 	PublicIPv6 netip.Addr // the same
 
-	CertMode string // CertPin or CertFiles
-	Cert     string // PEM file of the certificate chain; in CertPin made when missing, else never empty
+	CertMode string // CertPin, CertFiles or CertACME
+	Cert     string // PEM file of the certificate chain; in CertPin and CertACME the pin, made when missing; else never empty
 	Key      string // PEM file of its private key; the same
 
 	RegionID   int    // 1..65535; 900-999 are reserved for users
@@ -91,4 +92,15 @@ type Config struct {
 
 	// Deployment, in table_run.go.
 	RunAs string // USER, USER:GROUP or UID:GID to become once the ports are bound, where root started it; empty: stay
+
+	ACMEDirectory  string   // https URL
+	ACMEEmail      string   // contact; may be empty
+	ACMEEABKeyID   string   // external account; empty: none
+	ACMEEABKeyFile string   // file of its key, or empty
+	ACMEEABKey     string   // the key itself, a secret; not in file or flags
+	ACMECAFile     string   // PEM roots of the authority; empty: the system's
+	ACMEName       []string // domains and addresses; empty: Hostname, or else the published addresses
+	ACMEDNSHook    string   // program for DNS-01; empty: none
+	ACMEIPProfile  string   // profile for addresses, or ProfileNone
+	ACMESwitch     bool     // leave the pin for the authority's certificate
 }

@@ -115,6 +115,10 @@ func (e *explainer) certificate(c Config) {
 		e.line("self-signed, made once and kept; clients know it by the fingerprint in the DERP map")
 		e.line("certificate: %s", c.Cert)
 		e.line("private key: %s", c.Key)
+	case c.CertMode == CertACME:
+		e.line("from the authority at %s, for %s, renewed by itself", c.ACMEDirectory,
+			orWords(strings.Join(c.ACMEName, ", "), orWords(c.Hostname, "the published addresses")))
+		e.line("until it is there, self-signed and known to clients by its fingerprint: %s", c.Cert)
 	default:
 		e.line("from files, which are read again when they change; clients accept it when it is valid for the name they dial and an authority they trust issued it")
 		for _, p := range c.CertPairs() {

@@ -47,6 +47,7 @@ func complete(c *Config) {
 			c.CertMode = CertFiles
 		}
 	}
+	completeACME(c)
 	// One of the two alone stays as it is: the checks refuse it.
 	if c.CertMode == CertPin && c.Cert == "" && c.Key == "" && c.StateDir != "" {
 		c.Cert = filepath.Join(c.StateDir, "pin.crt")
@@ -152,6 +153,8 @@ func (l *loader) environ(environ []string) {
 			l.setList(l.table[i], name, strings.Fields(text))
 		case i >= 0:
 			l.set(l.table[i], name, text)
+		case name == envPrefix+"ACME_EAB_KEY": // a secret, so it is no setting that --help or a flag shows
+			l.cfg.ACMEEABKey = text
 		case name == envPrefix+"CONFIG": // whoever calls Load has read the file it names
 		case fromKubernetes(name, text):
 		default:

@@ -19,6 +19,7 @@ func table() []setting {
 		section("What the DERP map says", portSettings()),
 		section("Certificate", certSettings()),
 		section("Certificate", moreCertSettings()),
+		section("Certificate from an authority (cert_mode acme)", acmeSettings()),
 		section("Who may connect", admitSettings()),
 		section("Timeouts", timeSettings()),
 		section("Log", logSettings()),
@@ -260,10 +261,10 @@ func certSettings() []setting {
 	return []setting{
 		{
 			Setting: Setting{
-				Name: "cert_mode", Kind: KindText, Values: []string{CertPin, CertFiles},
+				Name: "cert_mode", Kind: KindText, Values: []string{CertPin, CertFiles, CertACME},
 				Default: "files when cert and key or cert_pair are given, pin otherwise",
-				Usage:   "where the certificate comes from: pin or files",
-				Note:    "pin makes a self-signed certificate once, valid for ten years, and publishes its fingerprint in the DERP map: no domain and no authority needed. files reads a certificate that an authority issued.",
+				Usage:   "where the certificate comes from: pin, files or acme",
+				Note:    "pin makes a self-signed certificate once, valid for ten years, and publishes its fingerprint in the DERP map: no domain and no authority needed. files reads a certificate that an authority issued. acme gets one from an authority such as Let's Encrypt, for a domain or for a public address, and renews it.",
 			},
 			field: func(c *Config) any { return &c.CertMode },
 		},

@@ -48,7 +48,7 @@ func (d *Daemon) whereabouts(b *strings.Builder) {
 	row("HTTP", d.cfg.HTTPListen, "captive-portal check")
 	row("admin", d.cfg.AdminListen, "")
 	held := "key"
-	if d.id.cert != nil && d.cfg.CertMode == config.CertPin {
+	if d.id.cert != nil && d.cfg.CertMode != config.CertFiles {
 		held = "key and certificate"
 	}
 	row("state", d.cfg.StateDir, "keep it: it holds the relay's "+held)
@@ -194,6 +194,9 @@ func (d *Daemon) mapFlags() []string {
 		flags = append(flags, "--hostname", d.cfg.Hostname)
 	}
 	if d.cfg.TLS {
+		if d.cfg.CertMode == config.CertACME {
+			flags = append(flags, "--state-dir", d.cfg.StateDir) // it says which certificate clients expect
+		}
 		flags = append(flags, "--cert-mode", d.cfg.CertMode)
 		if d.cfg.Cert != "" {
 			flags = append(flags, "--cert", d.cfg.Cert, "--key", d.cfg.Key)

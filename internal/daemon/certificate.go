@@ -21,15 +21,25 @@ func (d *Daemon) certificate() (*tls.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := d.checkName(certs); err != nil {
-		return nil, err
+	if d.acme == nil || d.acme.published(certs[0]) == certs[0] { // else it only stands in
+		if err := d.checkName(certs); err != nil {
+			return nil, err
+		}
 	}
 	d.id.cert = cert.ForName(certs, d.cfg.Hostname)
-	d.source, err = cert.New(cert.Options{
+	o := cert.Options{
 		Certificate: certs[0], More: certs[1:], StrictSNI: d.cfg.StrictSNI, ServerKeyHex: d.id.serverKey.Hex(), Logger: d.log,
-	})
-	if err != nil {
+	}
+	if d.acme != nil {
+		o.Challenge = d.acme.manager.TLSChallenge
+	}
+	if d.source, err = cert.New(o); err != nil {
 		return nil, err
+	}
+	if d.acme != nil {
+		d.acme.serve = d.source.Replace
+		d.acme.loadStored()
+		return d.source.TLSConfig(), nil
 	}
 	// What derper's command line names belongs to the operator, in pin mode too.
 	if d.cfg.CertMode == config.CertFiles || d.derper {

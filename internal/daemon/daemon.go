@@ -64,6 +64,7 @@ type Daemon struct {
 	portal     *web.CaptivePortal
 	stun       *stun.Server
 	admin      *admin.Server
+	acme       *authority // with cert_mode acme
 
 	doors         []*entrance // the main one first
 	doorsMu       sync.Mutex  // a rotation changes the doors in it
@@ -99,7 +100,7 @@ func (d *Daemon) build(ctx context.Context) error {
 	}
 	// The admin socket comes first: it tells when another relay has this state.
 	// Whatever can fail to bind comes before what is made to stay.
-	for _, bind := range []func(context.Context) error{d.listenAdmin, d.listenRelay, d.listenHTTP, d.listenSTUN} {
+	for _, bind := range []func(context.Context) error{d.listenAdmin, d.prepareACME, d.listenRelay, d.listenHTTP, d.listenSTUN} {
 		if err := bind(ctx); err != nil {
 			return err
 		}
@@ -230,8 +231,9 @@ func closer[T interface {
 
 // Map makes the DERP map of the running relay, and what to warn of with it.
 func (d *Daemon) Map(forOldClients bool) (derpmap.Map, []string, error) {
-	m, err := mapOf(d.cfg, d.id, forOldClients)
-	return m, mapWarnings(d.cfg, d.id, forOldClients), err
+	id := d.identity()
+	m, err := mapOf(d.cfg, id, forOldClients)
+	return m, mapWarnings(d.cfg, id, forOldClients), err
 }
 
 // Config returns the settings with the ports that were really bound.
@@ -299,6 +301,9 @@ func (d *Daemon) parts() []part {
 	}
 	if d.admin != nil {
 		list = append(list, part{"admin", d.admin.Serve})
+	}
+	if d.acme != nil {
+		list = append(list, part{"ACME", d.acme.manager.Run}, part{"certificate", d.acme.settle})
 	}
 	return list
 }

@@ -114,7 +114,11 @@ func (d *Daemon) listenHTTP(ctx context.Context) (err error) {
 		return err
 	}
 	d.cfg.HTTPListen = boundAt(address, d.httpDoor)
-	d.portal = web.NewHTTP(web.HTTPOptions{Logger: d.log})
+	options := web.HTTPOptions{Logger: d.log}
+	if d.acme != nil {
+		options.Before = d.acme.manager.HTTPChallenge
+	}
+	d.portal = web.NewHTTP(options)
 	return nil
 }
 

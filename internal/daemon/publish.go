@@ -238,8 +238,10 @@ func mapWarnings(c config.Config, id identity, forOldClients bool) []string {
 	return w
 }
 
-// LoadCert reads the certificate that clients of the map are served, without making one. Of a relay
-// in pin mode that never ran the error matches cert.ErrNoPin.
+// LoadCert reads the certificate that clients of the map are served, without making
+// one. Of a relay in pin mode that never ran the error matches cert.ErrNoPin. It is
+// nil without an error where clients expect an authority's certificate that is not
+// there.
 func LoadCert(c config.Config) (*cert.Certificate, error) {
 	if c.CertMode == config.CertFiles {
 		certs, err := cert.LoadPairs(certPairs(c), time.Now())
@@ -247,6 +249,9 @@ func LoadCert(c config.Config) (*cert.Certificate, error) {
 			return nil, err
 		}
 		return cert.ForName(certs, c.Hostname), nil
+	}
+	if c.CertMode == config.CertACME {
+		return loadACMECert(c)
 	}
 	return cert.LoadPin(c.Cert, c.Key, time.Now())
 }

@@ -3,6 +3,7 @@ package daemon
 import (
 	"time"
 
+	"github.com/detour-relay/detour/internal/acme"
 	"github.com/detour-relay/detour/internal/admin"
 	"github.com/detour-relay/detour/internal/admit"
 	"github.com/detour-relay/detour/internal/cert"
@@ -31,6 +32,7 @@ type Stats struct {
 	Admin      *admin.Stats     `json:"admin,omitempty"`
 	SNIRoutes  *sni.Stats       `json:"sni_routes,omitempty"`
 	AlsoListen []DoorStats      `json:"also_listen,omitempty"`
+	ACME       *acme.Stats      `json:"acme,omitempty"`
 }
 
 // DoorStats are the figures of one address besides the main one.
@@ -72,6 +74,9 @@ func (d *Daemon) Stats() Stats {
 	if d.admin != nil {
 		s.Admin = ptr(d.admin.Stats())
 	}
+	if d.acme != nil {
+		s.ACME = ptr(d.acme.manager.Stats())
+	}
 	return s
 }
 
@@ -80,7 +85,11 @@ func ptr[T any](v T) *T { return &v }
 // Health says whether clients can use the relay.
 func (d *Daemon) Health() admin.Health {
 	h := admin.Health{OK: true}
-	h.Problems = append(h.Problems, d.certProblems()...)
+	if d.acme != nil {
+		h.Problems = append(h.Problems, d.acme.problems(time.Now())...)
+	} else {
+		h.Problems = append(h.Problems, d.certProblems()...)
+	}
 	h.OK = len(h.Problems) == 0
 	return h
 }

@@ -20,18 +20,18 @@ import (
 // which bounds it from there. When ctx is done it ends at once, or with the
 // relay once that has it.
 func (s *Server) ServeConn(ctx context.Context, raw net.Conn, ready func()) {
-	s.serveConn(ctx, raw, s.tls, s.router, ready)
+	s.serveConn(ctx, raw, s.tls, ready)
 }
 
 // ServePlain is ServeConn for a connection whose TLS, if any, a proxy has ended.
 func (s *Server) ServePlain(ctx context.Context, raw net.Conn, ready func()) {
-	s.serveConn(ctx, raw, nil, nil, ready)
+	s.serveConn(ctx, raw, nil, ready)
 }
 
-func (s *Server) serveConn(ctx context.Context, raw net.Conn, cfg *tls.Config, router Router, ready func()) {
+func (s *Server) serveConn(ctx context.Context, raw net.Conn, cfg *tls.Config, ready func()) {
 	until := time.Now().Add(greetLimit)
 	var ahead []byte
-	if router != nil {
+	if s.router != nil && cfg != nil { // the name is in the ClientHello
 		var forward func(context.Context, func())
 		if ahead, forward = s.look(ctx, raw, until); forward != nil {
 			defer func() { _ = raw.Close() }() // there is nobody to tell

@@ -14,6 +14,10 @@ import (
 
 // HTTPOptions are what a CaptivePortal needs.
 type HTTPOptions struct {
+	// Before may answer requests ahead of the portal, as those of an ACME
+	// authority. Nil: nothing does.
+	Before func(next http.Handler) http.Handler
+
 	Logger *slog.Logger // hears of connections that fail, at debug. nil: nobody does
 }
 
@@ -29,7 +33,11 @@ type CaptivePortal struct {
 // NewHTTP returns a CaptivePortal. Connections wait until Serve runs.
 func NewHTTP(o HTTPOptions) *CaptivePortal {
 	p := &CaptivePortal{}
-	p.http = newBackend(p, orSilent(o.Logger))
+	var handler http.Handler = p
+	if o.Before != nil {
+		handler = o.Before(p)
+	}
+	p.http = newBackend(handler, orSilent(o.Logger))
 	return p
 }
 
