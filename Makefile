@@ -12,10 +12,12 @@ FOREIGN   := darwin/arm64 windows/amd64 freebsd/amd64 linux/arm
 FUZZTIME  ?= 10s
 # The profile in cmd/detour is for the binary; what only looks at the code, or tests it, need not compile all of Go anew.
 NO_PGO    := GOFLAGS="$(GOFLAGS) -pgo=off"
+# Handshakes of the soak.
+SOAK      ?= 100000
 # What the e2e target runs unless SCENARIOS says otherwise: everything that this version supports.
 SCENARIOS ?= first a b c d e f m n o
 
-.PHONY: release image docs run build check fmt lint vet cross tidy pgo pgo-check test fuzz interop e2e bench clean
+.PHONY: run build check fmt lint vet cross tidy pgo pgo-check test soak fuzz interop e2e bench clean proxies release image docs
 .DEFAULT_GOAL := build
 
 run: build ## start a relay: ADMIT=any opens it, ARGS= adds flags
@@ -53,6 +55,9 @@ test: ## all tests, with the race detector where there is a C compiler for it
 	$(NO_PGO) ./scripts/test.sh -timeout 10m ./...
 	cd bench/report && $(GO) test ./...
 
+soak: ## SOAK handshakes while certificates are replaced without a pause, each served chain checked; 2,000 in seconds
+	$(NO_PGO) DETOUR_SOAK=$(SOAK) ./scripts/test.sh -count=1 -timeout 3h -v -run TestHandshakeSoak ./internal/cert
+
 fuzz: ## each fuzz target for FUZZTIME
 	./scripts/fuzz.sh $(FUZZTIME)
 
@@ -63,6 +68,9 @@ e2e: ## real tailscaled clients in the test bed at E2E_BED; SCENARIOS= chooses; 
 	@test -n "$(E2E_BED)" || { echo "e2e: E2E_BED is not set; hint: make e2e E2E_BED=/path/to/the/bed" >&2; exit 2; }
 	$(MAKE) build
 	E2E_BED="$(E2E_BED)" ./e2e/run.sh $(SCENARIOS)
+
+proxies: ## the recipes of docs/proxies with the real nginx, HAProxy and Caddy; root on Debian installs what is missing
+	$(NO_PGO) ./scripts/proxies.sh
 
 bench: ## beside derper on this machine, about 20 minutes: docs/benchmarks.md and its plots; settings are in the script
 	./bench/compare.sh

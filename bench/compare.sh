@@ -14,7 +14,7 @@
 #   DETOUR=PATH        a binary to measure, in place of one built here
 #   REPORT=no          measure only
 #
-# Needs bash, jq, Go, and taskset for the pinning. Everything binds to 127.0.0.1. Each generator has a time limit, each
+# Needs bash, jq, curl, Go, and taskset for the pinning. Everything binds to 127.0.0.1. Each generator has a time limit, each
 # relay a limit of CPU time, and whatever is still running when this script ends is stopped by its process id.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -25,6 +25,7 @@ read -ra peers <<<"${PEERS:-2000 15000}"
 detour=${DETOUR:-bin/detour} derper=bench/bin/derper generator=${GENERATOR:-detour}
 tmp=$(mktemp -d)
 server_pid='' flood_pid='' port=''
+flooded_pid='' flooded_port='' # of the relay that beside-idle floods
 declare -A saturating=() # packets/s that each relay carried with w16-batched in this round
 
 stop() { # stop PID: asks, waits up to 10 s, insists
@@ -42,6 +43,7 @@ stop() { # stop PID: asks, waits up to 10 s, insists
 finish() {
   stop "$flood_pid"
   stop "$server_pid"
+  stop "$flooded_pid"
   rm -rf "$tmp"
 }
 trap finish EXIT
@@ -56,7 +58,10 @@ fail() {
 # ---- What is measured, and with what ----
 
 prepare() {
-  command -v jq >/dev/null || fail 'jq is missing; hint: apt-get install jq'
+  local tool
+  for tool in jq curl; do
+    command -v "$tool" >/dev/null || fail "$tool is missing; hint: apt-get install $tool"
+  done
   ulimit -n "$(ulimit -Hn)"
   [[ -n ${DETOUR:-} ]] || make --no-print-directory build
   if [[ ! -x $derper || $("$derper" --version 2>/dev/null) != "${DERPER_VERSION#v}"* ]]; then
@@ -105,27 +110,60 @@ choose_port() { # one that is free, below those that the kernel gives to clients
   fail 'found no free port between 20000 and 30000'
 }
 
-start() { # start SERVER CORES: sets server_pid and port (TCP for DERP, UDP for STUN)
-  local i cpus=0 command
+start() { # start SERVER CORES [HOME]: sets server_pid and port (TCP for DERP, UDP for STUN)
+  local i cpus=0 command home=${3:-$tmp/home}
+  mkdir -p "$home"
   [[ $2 == 1 ]] || cpus=0-$(($2 - 1))
   choose_port
   case $1 in
   derper) command=("$derper" -a "127.0.0.1:$port" -http-port -1 -stun -stun-port "$port" -hostname 127.0.0.1
-    -certmode manual -certdir "$tmp/cert" -c "$tmp/derper.key") ;;
-  detour) command=("$detour" serve --admit any --state-dir "$tmp/state" --listen "127.0.0.1:$port" --http-listen off
+    -certmode manual -certdir "$home/cert" -c "$home/derper.key") ;;
+  detour) command=("$detour" serve --admit any --state-dir "$home/state" --listen "127.0.0.1:$port" --http-listen off
     --stun-listen "127.0.0.1:$port") ;;
   esac
   (
     ulimit -t 600
-    pin "$cpus" env -i PATH="$PATH" HOME="$tmp" GOMAXPROCS="$2" "${command[@]}"
-  ) >"$tmp/server.log" 2>&1 &
+    pin "$cpus" env -i PATH="$PATH" HOME="$home" GOMAXPROCS="$2" "${command[@]}"
+  ) >"$home/server.log" 2>&1 &
   server_pid=$!
   for ((i = 0; i < 100; i++)); do
     answers && kill -0 "$server_pid" 2>/dev/null && return 0
     sleep 0.1
   done
-  tail -n 5 "$tmp/server.log" >&2
+  tail -n 5 "$home/server.log" >&2
   fail "$1 did not start"
+}
+
+# tally prints what a relay has done so far: its heap allocations and the packets it has sent. It prints nothing of one
+# that does not tell.
+tally() { # tally SERVER
+  local socket=$tmp/home/state/admin.sock
+  case $1 in
+  derper)
+    curl -sk --max-time 5 "https://127.0.0.1:$port/debug/vars" |
+      jq -c '{mallocs: .memstats.Mallocs, sent_packets: .derp.packets_sent} | select(.mallocs and .sent_packets)'
+    ;;
+  detour)
+    curl -s --max-time 5 --unix-socket "$socket" http://localhost/stats |
+      jq -c --argjson mallocs "$(curl -s --max-time 5 --unix-socket "$socket" \
+        'http://localhost/debug/pprof/allocs?debug=1' | sed -n 's/^# Mallocs = //p')" \
+        '{mallocs: $mallocs, sent_packets: ([.relay.sent[].packets] | add)}'
+    ;;
+  esac 2>/dev/null || true
+}
+
+# counted runs a measurement, and adds to its result as .relay what the relay's tallies went up by meanwhile. The
+# result is the generator's alone when the relay does not tell.
+counted() { # counted SERVER COMMAND ARGS...
+  local before after result status=0
+  before=$(tally "$1")
+  result=$("${@:2}") || status=$?
+  after=$(tally "$1")
+  jq -n --argjson result "${result:-null}" --argjson before "${before:-null}" --argjson after "${after:-null}" \
+    '$result | if . and $before and $after
+      then .relay_tally = ($after | with_entries(.value -= $before[.key]))
+      else . end'
+  return "$status"
 }
 
 # ---- The generator. Both kinds print one JSON object; what its fields mean is in bench/report/fields.go ----
@@ -182,11 +220,21 @@ stun() {
   fi
 }
 
-fanin() { generate 1 $((2 * seconds + 30)) fanin -senders 20 -rate 20000 -duration "${seconds}s"; }
+fanin() {
+  if [[ $kind == detour ]]; then
+    generate 1 $((2 * seconds + 30)) fanin --fanin 20 --rate 20000 --duration "${seconds}s"
+  else
+    generate 1 $((2 * seconds + 30)) fanin -senders 20 -rate 20000 -duration "${seconds}s"
+  fi
+}
 
-# beside runs a light pair while ten senders push as fast as TCP takes it, all on two cores, and notes both.
-beside() {
-  flows 0,1 10 0 0 full $((seconds + 4)) >"$tmp/flood.json" 2>"$tmp/flood.err" &
+# beside runs a light pair while ten senders push as fast as TCP takes it, all on two cores, and leaves what became of
+# those in flood.json. They go through the relay PID at PORT, the light pair through the one that was started last.
+beside() { # beside PID PORT
+  (
+    server_pid=$1 port=$2
+    flows 0,1 10 0 0 full $((seconds + 4))
+  ) >"$tmp/flood.json" 2>"$tmp/flood.err" &
   flood_pid=$!
   sleep 2 # the flood logs in and fills the queues
   (flows 0,1 1 200 0 single) || true # pin replaces the shell that it runs in
@@ -204,8 +252,7 @@ overload() { # overload SERVER TENTHS: that many tenths of what this relay carri
 
 list() {
   echo w16-batched w16-each 20k-10 20k-200 light overload-x0.5 overload-x1 overload-x2 overload-x10 overload-open \
-    cores2 overload-beside storm stun
-  [[ $kind == detour ]] || echo fanin
+    cores2 overload-beside beside-idle fanin storm stun
   local n
   for n in "${peers[@]}"; do
     if (($(ulimit -n) >= n + 500)); then
@@ -216,12 +263,12 @@ list() {
   done
 }
 
-cores_of() { case $1 in cores2 | overload-beside) echo 2 ;; *) echo 1 ;; esac }
+cores_of() { case $1 in cores2 | overload-beside | beside-idle) echo 2 ;; *) echo 1 ;; esac }
 
 perform() { # perform RUN SERVER
   case $1 in
-  w16-batched) flows 1 10 0 16 full ;;
-  w16-each) flows 1 10 0 16 each ;;
+  w16-batched) counted "$2" flows 1 10 0 16 full ;;
+  w16-each) counted "$2" flows 1 10 0 16 each ;;
   20k-10) flows 1 10 20000 0 single ;;
   20k-200) flows 1 200 20000 0 single ;;
   light) flows 1 10 3000 0 single ;;
@@ -251,12 +298,21 @@ measure() { # measure ROUND RUN SERVER
   start "$3" "$(cores_of "$2")"
   : >"$tmp/result.json"
   # perform needs a shell of its own, for pin to replace; beside must leave its flood's process id in this one.
-  if [[ $2 == overload-beside ]]; then
-    beside >"$tmp/result.json" 2>"$tmp/result.err"
+  case $2 in
+  overload-beside)
+    beside "$server_pid" "$port" >"$tmp/result.json" 2>"$tmp/result.err"
     note "$1" overload-flood "$3" "$tmp/flood.json"
-  else
-    (perform "$2" "$3") >"$tmp/result.json" 2>"$tmp/result.err" || status=$?
-  fi
+    ;;
+  beside-idle) # the control: what is flooded and what is measured share nothing but the cores
+    flooded_pid=$server_pid flooded_port=$port
+    start "$3" "$(cores_of "$2")" "$tmp/second"
+    beside "$flooded_pid" "$flooded_port" >"$tmp/result.json" 2>"$tmp/result.err"
+    note "$1" beside-idle-flood "$3" "$tmp/flood.json"
+    stop "$flooded_pid"
+    flooded_pid=''
+    ;;
+  *) (perform "$2" "$3") >"$tmp/result.json" 2>"$tmp/result.err" || status=$? ;;
+  esac
   ((status == 0)) || echo "compare: the generator ended with status $status" >&2
   note "$1" "$2" "$3" "$tmp/result.json"
   if [[ $2 == w16-batched ]]; then

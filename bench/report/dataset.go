@@ -113,19 +113,6 @@ func (d *dataset) add(l line, first bool) error {
 	return nil
 }
 
-// adopt takes over a run that only the other generator can make.
-func (d *dataset) adopt(other *dataset, run string) {
-	if slices.Contains(d.runs, run) || !slices.Contains(other.runs, run) {
-		return
-	}
-	d.runs = append(d.runs, run)
-	for c, v := range other.values {
-		if c.run == run {
-			d.values[c] = v
-		}
-	}
-}
-
 // value returns one figure; ok is false when it was not measured.
 func (d *dataset) value(c cell, m metric) (v float64, ok bool) {
 	v, ok = d.values[c][m]

@@ -16,7 +16,8 @@ const (
 	rssPerPeer   metric = "rss"       // KB (1000 bytes) of resident memory for each peer more
 	cpuPerLogin  metric = "login"     // ms of the relay
 	cpuPerAnswer metric = "stun"      // us of the relay per STUN response
-	peakRSS      metric = "peak"      // MB (1,000,000 bytes) that the relay's memory reached
+	grownRSS     metric = "grown"     // MB (1,000,000 bytes) by which the relay's memory grew
+	allocs       metric = "allocs"    // of the whole process on the heap, for each packet that it sent
 )
 
 // field says where a metric stands in a generator's JSON: a dotted path, what to
@@ -48,6 +49,9 @@ func lookup(object map[string]any, path string) (v float64, ok bool) {
 	}
 }
 
+// tallied is what compare.sh itself adds to a result, whichever the generator.
+var tallied = []field{{path: "relay_tally.mallocs", scale: 1, per: "relay_tally.sent_packets"}}
+
 // generators lists, for each load generator, the fields to read. The first of
 // several that is there counts.
 var generators = map[string]map[metric][]field{
@@ -55,13 +59,15 @@ var generators = map[string]map[metric][]field{
 		cpuPerPacket: {{path: "server.cpu_us_per_packet", scale: 1}},
 		delivered:    {{path: "goodput_packets_per_second", scale: 1e-3}},
 		offered:      {{path: "offered_packets_per_second", scale: 1e-3}},
-		loss:         {{path: "lost_packets", scale: 100, per: "sent_packets"}},
-		p50:          {{path: "latency.p50_us", scale: 1}},
-		p99:          {{path: "latency.p99_us", scale: 1}},
-		p999:         {{path: "latency.p99_9_us", scale: 1}},
+		loss:         {{path: "lost_packets", scale: 100, per: "sent_packets"}, {path: "beside.lost_packets", scale: 100, per: "beside.sent_packets"}},
+		p50:          {{path: "latency.p50_us", scale: 1}, {path: "beside.latency.p50_us", scale: 1}},
+		p99:          {{path: "latency.p99_us", scale: 1}, {path: "beside.latency.p99_us", scale: 1}},
+		p999:         {{path: "latency.p99_9_us", scale: 1}, {path: "beside.latency.p99_9_us", scale: 1}},
 		rssPerPeer:   {{path: "server.rss_bytes_per_peer", scale: 1e-3}},
 		cpuPerLogin:  {{path: "server.cpu_us_per_login", scale: 1e-3}},
 		cpuPerAnswer: {{path: "server.cpu_us_per_response", scale: 1}},
+		grownRSS:     {{path: "server.rss_growth_bytes", scale: 1e-6}},
+		allocs:       tallied,
 	},
 	"derpload": {
 		cpuPerPacket: {{path: "cpu_ns_per_packet", scale: 1e-3}},
@@ -74,6 +80,6 @@ var generators = map[string]map[metric][]field{
 		rssPerPeer:   {{path: "rss_per_conn_kb", scale: 1}},
 		cpuPerLogin:  {{path: "cpu_ms_per_conn", scale: 1}},
 		cpuPerAnswer: {{path: "cpu_ns_per_response", scale: 1e-3}},
-		peakRSS:      {{path: "server_peak_rss_mb", scale: 1}},
+		allocs:       tallied,
 	},
 }

@@ -13,9 +13,6 @@ import (
 // generator, or nil.
 func render(d, other *dataset) []byte {
 	var b bytes.Buffer
-	if other != nil {
-		d.adopt(other, fanin)
-	}
 	fmt.Fprintf(&b, `# Benchmarks
 
 <!-- Written by bench/report from the last `+"`make bench`"+`: change that, not this page. -->
@@ -67,12 +64,13 @@ round. A target is met when the median meets it; how many rounds alone would hav
 `)
 	for _, t := range targets(d) {
 		score := t.scores(d)
-		fmt.Fprintf(b, "| %s (%s) | %s | %s | %s | %s | %s |\n", t.what, t.unit, d.all(t.run, derper, t.metric),
+		fmt.Fprintf(b, "| %s | %s | %s | %s | %s | %s |\n", t.name(), d.all(t.run, derper, t.metric),
 			d.all(t.run, detour, t.metric), t, t.score(score), t.verdict(score))
 	}
 	b.WriteString(`
-"Its peak" is the most that Detour delivered on one core in any run of the same round. The path of a packet allocates
-nothing: a test of the relay counts that, not this page.
+"Its peak" is the most that Detour delivered on one core in any run of the same round. Heap allocations are those of
+the whole process from before the run to after it, logins included, over the packets that the relay sent meanwhile. The
+path of a packet itself allocates nothing, which a test of the relay checks.
 
 `)
 }
@@ -125,11 +123,12 @@ func renderRuns(b *bytes.Buffer, d *dataset) {
   delivers at twice its own peak, as derper may, leaves no room for fifty times more.
 - cores2: w16-each with GOMAXPROCS=2 and the generator on the same two cores. overload-flood and overload-beside: an open
   overload and, during it, a pair that sends 200 packets/s, all on two cores.
+- beside-idle: the control for overload-beside. The flood (beside-idle-flood) goes through one relay and the pair through
+  a second of the same kind that does nothing else, so its latency is what the kernel's scheduling of two cores costs.
 - fanin: an unrelated pair's latency while 20 peers send 20,000 packets/s to one that reads 20 KB/s.
-  ` + "`detour bench` has no such run; the other generator makes it." + `
 `)
-	if peak := d.all(fanin, detour, peakRSS); len(peak) > 0 {
-		fmt.Fprintf(b, "  The relay's memory reached %s MB, and derper's %s MB.\n", peak, d.all(fanin, derper, peakRSS))
+	if ours, theirs := d.all(fanin, detour, grownRSS), d.all(fanin, derper, grownRSS); len(ours) > 0 && len(theirs) > 0 {
+		fmt.Fprintf(b, "  The relay's memory grew by %s MB meanwhile, and derper's by %s MB.\n", ours, theirs)
 	}
 	for _, run := range paced {
 		for round := 1; round <= d.meta.Rounds; round++ {

@@ -125,14 +125,27 @@ func TestDisturbedRounds(t *testing.T) {
 	}
 }
 
-func TestFanInOfTheOtherGenerator(t *testing.T) {
-	d, other := parsed(t, sample("detour", "light")), parsed(t, sample("derpload", "light", "fanin"))
-	page := string(render(d, other))
-	if !strings.Contains(page, "beside a fan-in (us) | 450 [300..600] | 150 [100..200] |") {
-		t.Errorf("no figures of the fan-in in:\n%s", page)
-	}
-	if len(d.all("light", detour, p99)) > 0 {
-		t.Error("a run that both made was taken over")
+// What a fan-in and a tally look like, and where they end up.
+func TestFanInAndAllocations(t *testing.T) {
+	const text = `{"meta":{"generator":"detour","rounds":1}}
+{"round":1,"run":"fanin","server":"derper","result":{"offered_packets_per_second":20000,"server":{"rss_growth_bytes":5000000},` +
+		`"beside":{"sent_packets":1000,"lost_packets":10,"latency":{"p50_us":80,"p99_us":300,"p99_9_us":900}}}}
+{"round":1,"run":"fanin","server":"detour","result":{"offered_packets_per_second":20000,"server":{"rss_growth_bytes":2000000},` +
+		`"beside":{"sent_packets":1000,"lost_packets":0,"latency":{"p50_us":70,"p99_us":150,"p99_9_us":500}}}}
+{"round":1,"run":"w16-each","server":"derper","result":{"relay_tally":{"mallocs":30,"sent_packets":10}}}
+{"round":1,"run":"w16-each","server":"detour","result":{"relay_tally":{"mallocs":2,"sent_packets":10}}}
+{"round":1,"run":"w16-batched","server":"detour","result":{"relay_tally":{"mallocs":1,"sent_packets":10}}}`
+	page := string(render(parsed(t, text), nil))
+	for _, want := range []string{
+		"beside a fan-in (us) | 300 | 150 | no more | 2.00x | yes (1 of 1 rounds) |",
+		"| fanin | derper | 20.0 | - | 1.00 | - | 80.0 | 300 | 900 |",
+		"The relay's memory grew by 2.00 MB meanwhile, and derper's by 5.00 MB.",
+		"| Heap allocations per packet, saturated, one record per packet | 3.00 | 0.20 | below 0.20 | 0.20 | no (0 of 1 rounds) |",
+		"| Heap allocations per packet, saturated, full records | - | 0.10 | below 0.20 | 0.10 | yes (1 of 1 rounds) |",
+	} {
+		if !strings.Contains(page, want) {
+			t.Errorf("the page lacks %q", want)
+		}
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 )
@@ -16,6 +17,7 @@ import (
 var update = flag.Bool("update", false, "write the golden files anew")
 
 func TestMain(m *testing.M) {
+	playActivated() // does not return in a child of TestActivation
 	// What the machine's own user has set must not change a test.
 	for _, v := range os.Environ() {
 		name, _, _ := strings.Cut(v, "=")
@@ -102,6 +104,20 @@ func (o *output) String() string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.text.String()
+}
+
+// await waits until the stream holds words.
+func (o *output) await(t *testing.T, words string) {
+	t.Helper()
+	limit, look := time.After(20*time.Second), time.NewTicker(5*time.Millisecond)
+	defer look.Stop()
+	for !strings.Contains(o.String(), words) {
+		select {
+		case <-limit:
+			t.Fatalf("it does not say %q:\n%s", words, o)
+		case <-look.C:
+		}
+	}
 }
 
 // stateDir returns a directory whose name leaves room for a socket's path.

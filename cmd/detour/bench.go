@@ -25,20 +25,24 @@ speed and latency.
 Without --rate every pair keeps a window of packets under way, so the relay is busy and hardly loses any. To offer more
 than a relay can carry, use --window 0 with a --rate or without.
 
+With --fanin, 20 for example, that many senders send to one receiver that reads only 20 KB/s, and a pair that has
+nothing to do with it sends 1000 small packets/s: its latency and loss are measured for the --duration without the
+fan-in and then under it. Whether the relay keeps the slow receiver is reported, and is no failure.
+
 Off loopback it wants --this-relay-is-mine and keeps to bounds: 1000 packets/s unless --rate says otherwise, 20000 at
-most, 100 pairs, a minute. --idle, --storm and --stun work on loopback only. Ctrl-C ends a run early and reports what
-was measured. The table, or with --json one object, is all that standard output gets. The exit status is 1 when a
-connection failed or a packet arrived corrupted.`
+most, 100 pairs, a minute. --fanin, --idle, --storm and --stun work on loopback only. Ctrl-C ends a run early and
+reports what was measured. The table, or with --json one object, is all that standard output gets. The exit status is 1
+when a connection failed or a packet arrived corrupted.`
 
 // benchFlags are the flags of detour bench.
 type benchFlags struct {
-	relay, pin        string
-	insecure, tls12   bool
-	mine, json        bool
-	serverPID         int
-	load              bench.Load
-	idle, storm, stun int
-	stunPort          uint16
+	relay, pin               string
+	insecure, tls12          bool
+	mine, json               bool
+	serverPID                int
+	load                     bench.Load
+	fanIn, idle, storm, stun int
+	stunPort                 uint16
 }
 
 func benchCommand() *cobra.Command {
@@ -59,11 +63,12 @@ func benchCommand() *cobra.Command {
 	fl.BoolVar(&f.json, "json", false, "print one JSON object in place of the table")
 	fl.IntVar(&f.load.Pairs, "pairs", 10, "`number` of pairs of clients")
 	fl.IntVar(&f.load.Size, "size", 1400, "`bytes` in a packet")
-	fl.Float64Var(&f.load.Rate, "rate", 0, "`packets` per second over all pairs; 0 is as fast as possible")
-	fl.DurationVar(&f.load.Duration, "duration", 5*time.Second, "`time` to measure, or with --idle to wait")
+	fl.Float64Var(&f.load.Rate, "rate", 0, "`packets` per second over all pairs or senders; 0 is as fast as possible (with --fanin default 20000)")
+	fl.DurationVar(&f.load.Duration, "duration", 5*time.Second, "`time` to measure, with --fanin twice, or with --idle to wait")
 	fl.DurationVar(&f.load.Warmup, "warmup", time.Second, "`time` under load before that")
 	fl.IntVar(&f.load.Window, "window", 16, "most `packets` under way in each pair; 0 is no limit")
 	fl.BoolVar(&f.load.FlushEach, "flush-each", false, "make each packet a TLS record of its own, as nodes do")
+	fl.IntVar(&f.fanIn, "fanin", 0, "measure a pair beside this `number` of senders to one slow receiver instead")
 	fl.IntVar(&f.idle, "idle", 0, "measure memory with this `number` of idle peers instead; needs --server-pid")
 	fl.IntVar(&f.storm, "storm", 0, "measure this `number` of logins instead, 16 at a time")
 	fl.IntVar(&f.stun, "stun", 0, "measure this `number` of STUN requests instead")
@@ -73,13 +78,13 @@ func benchCommand() *cobra.Command {
 			return wrongUsage(cmd, "no --relay is given")
 		}
 		modes := 0
-		for _, mode := range []string{"idle", "storm", "stun"} {
+		for _, mode := range []string{"fanin", "idle", "storm", "stun"} {
 			if cmd.Flags().Changed(mode) {
 				modes++
 			}
 		}
 		if modes > 1 {
-			return wrongUsage(cmd, "--idle, --storm and --stun measure different things: give one of them")
+			return wrongUsage(cmd, "--fanin, --idle, --storm and --stun measure different things: give one of them")
 		}
 		return f.run(cmd)
 	}
@@ -116,6 +121,12 @@ func (f *benchFlags) run(cmd *cobra.Command) error {
 func (f *benchFlags) measure(ctx context.Context, cmd *cobra.Command, t bench.Target) (report bench.Report, measured bool, err error) {
 	changed := cmd.Flags().Changed
 	switch {
+	case changed("fanin"):
+		if !changed("rate") {
+			f.load.Rate = bench.FanInRate
+		}
+		r, err := bench.FanIn(ctx, t, f.fanIn, f.load)
+		return r, r.Quiet.Sent > 0, intact(r.Corrupted, err)
 	case changed("idle"):
 		r, err := bench.Idle(ctx, t, f.idle, f.load.Duration)
 		return r, r.Seconds > 0, err
@@ -127,10 +138,15 @@ func (f *benchFlags) measure(ctx context.Context, cmd *cobra.Command, t bench.Ta
 		return r, r.Responses > 0, err
 	}
 	r, err := bench.Pairs(ctx, t, f.load)
-	if err == nil && r.Corrupted > 0 {
-		err = fmt.Errorf("%d packets arrived corrupted; hint: nothing between two peers may change a packet: look at the relay's memory, and report it", r.Corrupted)
+	return r, r.Sent > 0, intact(r.Corrupted, err)
+}
+
+// intact makes an error of corrupted packets, unless there is one.
+func intact(corrupted uint64, err error) error {
+	if err == nil && corrupted > 0 {
+		return fmt.Errorf("%d packets arrived corrupted; hint: nothing between two peers may change a packet: look at the relay's memory, and report it", corrupted)
 	}
-	return r, r.Sent > 0, err
+	return err
 }
 
 // progressOn shows one line that changes, on a terminal only. wipe removes it.

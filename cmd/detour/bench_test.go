@@ -62,7 +62,20 @@ func TestBenchModes(t *testing.T) {
 		return
 	}
 	pid := strconv.Itoa(os.Getpid())
-	detour(t, append(flags, "--idle", "20", "--duration", "10ms", "--server-pid", pid)...).want(t, exitOK, "per idle peer", "")
+	detour(t, append(flags, "--idle", "20", "--duration", "10ms", "--server-pid", pid)...).want(t, exitOK, "\nserver RSS  ", "") // it may shrink: the relay shares the tests' process
+}
+
+func TestBenchFanIn(t *testing.T) {
+	_, flags := benchRelay(t, "--admit", "any")
+	fanIn := append(flags, "--fanin", "20", "--duration", "300ms", "--warmup", "50ms")
+	detour(t, fanIn...).want(t, exitOK, "20 senders, 1400-byte packets, 20000 packets/s, TLS 1.3\n", "")
+	r := detour(t, append(fanIn, "--json", "--rate", "2000")...)
+	r.want(t, exitOK, "{\n", "")
+	var got bench.FanInReport
+	if err := json.Unmarshal([]byte(r.stdout), &got); err != nil || !got.Complete || !got.Receiver.Connected || got.Receiver.Received == 0 ||
+		got.RateLimit != 2000 || got.Corrupted != 0 || got.Quiet.Sent == 0 || got.Quiet.Lost+got.Beside.Lost != 0 || got.Beside.Latency.P50 == 0 {
+		t.Errorf("%+v, %v", got, err)
+	}
 }
 
 // A relay that has another port for STUN, or none, is told from one that loses.
@@ -89,12 +102,14 @@ func TestBenchWrongCommandLine(t *testing.T) {
 		r.want(t, exitUsage, "", want)
 	}
 	for args, want := range map[string]string{
-		"--relay ftp://127.0.0.1":                                 "hint: ",
-		"--relay https://192.0.2.1":                               "--this-relay-is-mine",
-		"--relay https://192.0.2.1 --idle 1 --this-relay-is-mine": "on loopback only",
-		"--relay https://127.0.0.1 --pairs 0":                     "--pairs is out of bounds; hint: ",
-		"--relay https://127.0.0.1 --storm 0":                     "--storm is out of bounds; hint: ",
-		"--relay https://127.0.0.1 --pin sha256-raw:a":            "hint: copy the relay's CertName whole",
+		"--relay ftp://127.0.0.1":                                  "hint: ",
+		"--relay https://192.0.2.1":                                "--this-relay-is-mine",
+		"--relay https://192.0.2.1 --idle 1 --this-relay-is-mine":  "on loopback only",
+		"--relay https://127.0.0.1 --pairs 0":                      "--pairs is out of bounds; hint: ",
+		"--relay https://127.0.0.1 --fanin 0":                      "--fanin is out of bounds; hint: ",
+		"--relay https://192.0.2.1 --fanin 1 --this-relay-is-mine": "on loopback only",
+		"--relay https://127.0.0.1 --storm 0":                      "--storm is out of bounds; hint: ",
+		"--relay https://127.0.0.1 --pin sha256-raw:a":             "hint: copy the relay's CertName whole",
 	} {
 		r := detour(t, append([]string{"bench"}, strings.Fields(args)...)...)
 		r.want(t, exitFailed, "", want)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -20,7 +19,7 @@ func serveCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the relay",
-		Long: "Run the relay until SIGTERM or SIGINT. With no flags and no config it makes its keys and a certificate,\n" +
+		Long: "Run the relay until SIGTERM or SIGINT; SIGHUP reads certificate files again. With no flags and no config it makes its keys and a certificate,\n" +
 			"prints the DERP map to paste, and admits nobody: say who may use it with --admit-key or --admit.",
 		Args: noArguments(),
 	}
@@ -30,7 +29,7 @@ func serveCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return serve(cmd.Context(), cfg, daemon.Options{}, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		return serve(cmd.Context(), cfg, daemon.Options{Inherited: daemon.Inherit()}, cmd.OutOrStdout(), cmd.ErrOrStderr())
 	}
 	return cmd
 }
@@ -50,8 +49,8 @@ func serve(ctx context.Context, cfg config.Config, o daemon.Options, stdout, std
 	if err != nil {
 		return err
 	}
-	stopHangups := keepOnHangup(log)
-	defer stopHangups()
+	hup := catchHangups()
+	defer hup.stop()
 	o.Version, o.Logger = versionText(), log
 	root, err := planRootless(cfg, o.Derper, log)
 	if err != nil {
@@ -70,26 +69,40 @@ func serve(ctx context.Context, cfg config.Config, o daemon.Options, stdout, std
 		return fmt.Errorf("print the start-up text: %w", err)
 	}
 	log.Info("serving", "version", versionText(), "server_key", d.ServerKey(), "listen", d.Config().Listen, "stun", d.Config().STUNListen)
+	hup.tell(d.Reload)
 	err = d.Run(ctx)
 	log.Info("stopped")
 	return err
 }
 
-// keepOnHangup makes SIGHUP harmless: it must not kill a relay whose operator
-// takes it for a reload.
-func keepOnHangup(log *slog.Logger) (stop func()) {
-	hangups := make(chan os.Signal, 1)
-	signal.Notify(hangups, syscall.SIGHUP)
-	done := make(chan struct{})
+// hangups takes SIGHUP, which would kill the process otherwise: at once, so that
+// one that comes during the start is not lost.
+type hangups struct {
+	signals chan os.Signal
+	done    chan struct{} // nil: nobody was told
+}
+
+func catchHangups() *hangups {
+	h := &hangups{signals: make(chan os.Signal, 1)}
+	signal.Notify(h.signals, syscall.SIGHUP)
+	return h
+}
+
+// tell calls reload for each SIGHUP from now on, and for one that came before.
+func (h *hangups) tell(reload func()) {
+	h.done = make(chan struct{})
 	go func() {
-		defer close(done)
-		for range hangups {
-			log.Info("SIGHUP ignored: settings and certificates are read at the start only; restart to change them")
+		defer close(h.done)
+		for range h.signals {
+			reload()
 		}
 	}()
-	return func() {
-		signal.Stop(hangups)
-		close(hangups)
-		<-done
+}
+
+func (h *hangups) stop() {
+	signal.Stop(h.signals)
+	close(h.signals)
+	if h.done != nil {
+		<-h.done
 	}
 }

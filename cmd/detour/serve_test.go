@@ -1,7 +1,6 @@
 package main
 
 import (
-	"log/slog"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -103,28 +102,54 @@ func TestStdoutThatIsClosed(t *testing.T) {
 	}
 }
 
-func TestHangupIsIgnored(t *testing.T) {
+// SIGHUP never ends the relay: it reads certificate files again, where there are any.
+func TestHangup(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("there is no SIGHUP")
 	}
-	// Should keepOnHangup fail, the test fails, and not the whole process.
+	// Should the relay not take it, the test fails, and not the whole process.
 	guard := make(chan os.Signal, 1)
 	signal.Notify(guard, syscall.SIGHUP)
 	defer signal.Stop(guard)
-
-	text := newOutput()
-	stop := keepOnHangup(slog.New(slog.NewTextHandler(text, nil)))
 	self, err := os.FindProcess(os.Getpid())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := self.Signal(syscall.SIGHUP); err != nil {
-		t.Fatal(err)
+	hangUp := func() {
+		t.Helper()
+		if err := self.Signal(syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
 	}
-	<-text.begun
-	stop()
-	if !strings.Contains(text.String(), "SIGHUP ignored") || !strings.Contains(text.String(), "restart") {
-		t.Errorf("log: %s", text)
+
+	h := catchHangups()
+	hangUp() // during the start: kept
+	<-guard
+	told := make(chan struct{})
+	h.tell(func() { told <- struct{}{} })
+	<-told
+	h.stop()
+
+	dir, certs := stateDir(t), t.TempDir()
+	cert, key := filepath.Join(certs, "203.0.113.7.crt"), filepath.Join(certs, "203.0.113.7.key")
+	for _, tt := range []struct{ args, want []string }{
+		{append([]string{"serve"}, freePorts(dir)...), []string{"nothing to reload", "restart"}},
+		{append([]string{"serve"}, freePorts(stateDir(t), "--cert-mode", "files", "--cert", cert, "--key", key)...), []string{"nothing new"}},
+		{[]string{"derper", "-hostname=203.0.113.7", "-certmode=manual", "-certdir=" + certs, "-a=127.0.0.1:0", "-http-port=-1", "-stun-port=0", "-c=" + filepath.Join(dir, "derper.key")}, []string{"nothing new"}},
+	} {
+		s := start(t, tt.args...)
+		if _, err := os.Stat(cert); err != nil { // the first one's pin will do as files
+			for from, to := range map[string]string{"pin.crt": cert, "pin.key": key} {
+				write(t, to, read(t, filepath.Join(dir, from)))
+			}
+		}
+		hangUp()
+		for _, words := range tt.want {
+			s.stderr.await(t, words)
+		}
+		if status := s.stop(); status != exitOK {
+			t.Errorf("%q: exit status %d\n%s", tt.args, status, s.stderr)
+		}
 	}
 }
 

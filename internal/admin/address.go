@@ -7,12 +7,9 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
-)
 
-// maxSocketPath is the longest path, in bytes, that fits into a socket address
-// with its terminating zero: 107 on Linux and Windows, 103 on the BSDs and macOS.
-const maxSocketPath = len(syscall.RawSockaddrUnix{}.Path) - 1
+	"github.com/detour-relay/detour/internal/unixsock"
+)
 
 // The two kinds of admin address, by the names that package net has for them.
 const (
@@ -65,18 +62,10 @@ func parseSocketPath(path string) (address, error) {
 		return address{}, fmt.Errorf("admin: %q is no path; hint: use unix: and the path of a file", path)
 	}
 	path = filepath.Clean(path)
-	if err := checkPathLength(path); err != nil {
-		return address{}, err
+	if err := unixsock.CheckPath(path); err != nil {
+		return address{}, socketError(path, err)
 	}
 	return address{networkUnix, path}, nil
-}
-
-func checkPathLength(path string) error {
-	if len(path) <= maxSocketPath {
-		return nil
-	}
-	return fmt.Errorf("admin: socket path %s has %d bytes, and this system allows %d; "+
-		"hint: name a shorter one with --admin-listen unix:PATH, or a shorter --state-dir", path, len(path), maxSocketPath)
 }
 
 // splitHostPort wants a numeric port, so that nothing depends on /etc/services.

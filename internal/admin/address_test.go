@@ -5,17 +5,19 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+
+	"github.com/detour-relay/detour/internal/unixsock"
 )
 
 func TestParseAddress(t *testing.T) {
-	long := "/" + strings.Repeat("x", maxSocketPath)
+	long := "/" + strings.Repeat("x", unixsock.MaxPath)
 	tests := []struct {
 		in, want string // want is empty for an error
 		inError  string
 	}{
 		{"unix:/run/detour/admin.sock", "unix:/run/detour/admin.sock", ""},
 		{"unix:state//admin.sock", "unix:state/admin.sock", ""},
-		{"unix:" + long[:maxSocketPath], "unix:" + long[:maxSocketPath], ""},
+		{"unix:" + long[:unixsock.MaxPath], "unix:" + long[:unixsock.MaxPath], ""},
 		{"unix:" + long, "", "shorter"},
 		{"unix:", "", "names no path"},
 		{"unix:@abstract", "", "is no path"},

@@ -5,7 +5,12 @@ import (
 	"fmt"
 	"net"
 	"syscall"
+
+	"github.com/detour-relay/detour/internal/unixsock"
 )
+
+// socketMode keeps everybody out but this user, and root.
+const socketMode = 0o600
 
 // Listen opens the admin listener at addr, which is one of
 //
@@ -27,7 +32,11 @@ func Listen(addr string) (net.Listener, error) {
 		return nil, err
 	}
 	if a.network == networkUnix {
-		return listenUnix(a.target)
+		l, err := unixsock.Listen(a.target, socketMode)
+		if err != nil {
+			return nil, socketError(a.target, err)
+		}
+		return l, nil
 	}
 	l, err := net.Listen(a.network, a.target)
 	switch {
@@ -37,4 +46,27 @@ func Listen(addr string) (net.Listener, error) {
 		return nil, fmt.Errorf("admin: %w; hint: choose another address with --admin-listen", err)
 	}
 	return l, nil
+}
+
+// socketError says what to do about a socket that cannot be made.
+func socketError(path string, err error) error {
+	switch {
+	case errors.Is(err, unixsock.ErrNotSocket):
+		return fmt.Errorf("admin: %s %w; hint: move it away, or name another path with --admin-listen", path, err)
+	case errors.Is(err, unixsock.ErrInUse):
+		return fmt.Errorf("admin: another relay is running with this state directory: it answers on %s; "+
+			"hint: stop it first, or give this one its own --state-dir", path)
+	case errors.Is(err, unixsock.ErrForeign):
+		return fmt.Errorf("admin: socket %s %w; hint: run the relay as that user, or give this one its own --state-dir", path, err)
+	case errors.Is(err, unixsock.ErrUncertain):
+		return fmt.Errorf("admin: socket %s: %w; hint: if no relay does, remove the file", path, err)
+	case errors.Is(err, unixsock.ErrDirectory):
+		return fmt.Errorf("admin: socket %s: %w; "+
+			"hint: make that directory and give it to the relay's user, or name another with --state-dir or --admin-listen", path, err)
+	case errors.Is(err, unixsock.ErrTooLong):
+		return fmt.Errorf("admin: socket path %s %w; hint: name a shorter one with --admin-listen unix:PATH, or a shorter --state-dir", path, err)
+	case errors.Is(err, unixsock.ErrNoMode):
+		return fmt.Errorf("admin: socket %s: %w; hint: use --admin-listen 127.0.0.1:PORT", path, err)
+	}
+	return fmt.Errorf("admin: socket %s: %w; hint: name another path with --admin-listen", path, err)
 }

@@ -33,14 +33,23 @@ type fakeRelay struct {
 	// otherwise the relay hangs up. 0: no bound.
 	until int
 	deaf  bool
+	// cutsTo hangs up on whom a packet of that size is for, cutsFrom on who sends it.
+	cutsTo, cutsFrom int
 
 	mu    sync.Mutex
-	peers map[key.Public]net.Conn // Guarded by mu.
+	peers map[key.Public]*fakePeer // Guarded by mu.
+}
+
+// fakePeer is who is logged in. turn has room for the one that writes to it: to
+// wait for a mutex, as net.Pipe would, stops the clock of a bubble.
+type fakePeer struct {
+	net.Conn
+	turn chan struct{}
 }
 
 // target is a Target that leads to r; its address is never used.
 func (r *fakeRelay) target(t *testing.T) Target {
-	r.t, r.key, r.peers = t, key.NewPrivate(), make(map[key.Public]net.Conn)
+	r.t, r.key, r.peers = t, key.NewPrivate(), make(map[key.Public]*fakePeer)
 	var serving sync.WaitGroup
 	t.Cleanup(serving.Wait)
 	return Target{Client: client.Options{
@@ -83,7 +92,7 @@ func (r *fakeRelay) serve(c net.Conn) {
 		return
 	}
 	r.mu.Lock()
-	r.peers[who] = c
+	r.peers[who] = &fakePeer{c, make(chan struct{}, 1)}
 	r.mu.Unlock()
 	c.Write(hello)
 	r.forward(who, in)
@@ -125,9 +134,17 @@ func (r *fakeRelay) forward(from key.Public, in *bufio.Reader) {
 		r.mu.Lock()
 		c := r.peers[to]
 		r.mu.Unlock()
+		switch len(packet) {
+		case r.cutsTo:
+			c.Close()
+		case r.cutsFrom:
+			return
+		}
+		c.turn <- struct{}{}
 		for _, p := range packets {
 			c.Write(derp.AppendRecvPacket(nil, from, p))
 		}
+		<-c.turn
 	}
 }
 

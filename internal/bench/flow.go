@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
+	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -30,8 +31,10 @@ const (
 )
 
 // flow is one pair: packets go from one client to the other, through the relay.
+// In a fan-in the other is shared, and to is not set.
 type flow struct {
 	id       uint32
+	name     string // in errors
 	load     Load
 	from, to *client.Client
 	fromWire *wire
@@ -66,39 +69,53 @@ type flow struct {
 
 // dialFlow connects the two clients of one pair.
 func dialFlow(ctx context.Context, t Target, l Load, id uint32) (*flow, error) {
-	f := &flow{id: id, load: l, progress: make(chan struct{}, 1)}
+	f := &flow{id: id, name: fmt.Sprintf("pair %d", id+1), load: l, progress: make(chan struct{}, 1)}
 	var err error
 	if f.to, f.toWire, err = dialWire(ctx, t, receiverBuffer); err != nil {
 		return nil, err
 	}
-	if f.from, f.fromWire, err = dialWire(ctx, t, senderBuffer); err != nil {
+	f.toWire.idle = f.publish
+	if err := f.dialSender(ctx, t, f.to.PublicKey()); err != nil {
 		f.close()
 		return nil, err
 	}
-	f.fromKey = f.from.PublicKey()
-	f.toWire.idle = f.publish
-	f.makeFrames()
 	return f, nil
 }
 
+// dialSender connects the client that sends to a peer.
+func (f *flow) dialSender(ctx context.Context, t Target, to key.Public) (err error) {
+	if f.from, f.fromWire, err = dialWire(ctx, t, senderBuffer); err != nil {
+		return err
+	}
+	f.fromKey = f.from.PublicKey()
+	f.makeFrames(to)
+	return nil
+}
+
 // dialWire connects a client over a wire.
-func dialWire(ctx context.Context, t Target, buffer int) (*client.Client, *wire, error) {
+func dialWire(ctx context.Context, t Target, buffer int) (c *client.Client, w *wire, err error) {
+	c, err = dialOver(ctx, t, func(c net.Conn) net.Conn {
+		w = newWire(c, buffer)
+		return w
+	})
+	return c, w, err
+}
+
+// dialOver connects a client over what wrap makes of its socket.
+func dialOver(ctx context.Context, t Target, wrap func(c net.Conn) net.Conn) (*client.Client, error) {
 	o := t.options()
 	dial := o.DialContext
 	if dial == nil {
 		dial = (&net.Dialer{}).DialContext
 	}
-	var w *wire
 	o.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		c, err := dial(ctx, network, addr)
 		if err != nil {
 			return nil, err
 		}
-		w = newWire(c, buffer)
-		return w, nil
+		return wrap(c), nil
 	}
-	c, err := client.Dial(ctx, o)
-	return c, w, err
+	return client.Dial(ctx, o)
 }
 
 func (f *flow) close() {
@@ -115,11 +132,11 @@ func (f *flow) tls() (tls.ConnectionState, bool) { return f.from.TLS() }
 func (f *flow) frameSize() int { return derp.HeaderSize + key.Size + f.load.Size }
 
 // makeFrames makes a batch of frames that lack nothing but their stamps.
-func (f *flow) makeFrames() {
+func (f *flow) makeFrames(to key.Public) {
 	packet := make([]byte, f.load.Size)
 	fill(packet)
 	for range min(batchPackets, max(1, batchBytes/f.frameSize())) {
-		f.frames = derp.AppendSendPacket(f.frames, f.to.PublicKey(), packet)
+		f.frames = derp.AppendSendPacket(f.frames, to, packet)
 	}
 }
 
@@ -142,7 +159,12 @@ func (f *flow) send(ctx context.Context) error {
 			f.paced += time.Duration(n) * f.interval()
 		}
 		if err := f.write(n); err != nil {
-			return fmt.Errorf("pair %d: %w", f.id+1, err)
+			return fmt.Errorf("%s: %w", f.name, err)
+		}
+		if f.load.Window == 0 {
+			// A relay that drops reads faster than it delivers, so that senders are never
+			// held up. They must not keep the processor from the receivers.
+			runtime.Gosched()
 		}
 	}
 	return nil
@@ -223,7 +245,7 @@ func (f *flow) receive() error {
 	for {
 		m, err := f.to.Recv()
 		if err != nil {
-			return fmt.Errorf("pair %d: %w", f.id+1, err)
+			return fmt.Errorf("%s: %w", f.name, err)
 		}
 		if p, ok := m.(client.Packet); ok {
 			f.take(p)
@@ -236,7 +258,7 @@ func (f *flow) receive() error {
 func (f *flow) listen() error {
 	for {
 		if _, err := f.from.Recv(); err != nil {
-			return fmt.Errorf("pair %d: %w", f.id+1, err)
+			return fmt.Errorf("%s: %w", f.name, err)
 		}
 	}
 }

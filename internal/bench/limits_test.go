@@ -41,6 +41,9 @@ func TestOffLoopback(t *testing.T) {
 		if _, err := Idle(t.Context(), mine, 1, time.Second); err == nil || !strings.Contains(err.Error(), "on loopback only") {
 			t.Errorf("%s: idle: %v", host, err)
 		}
+		if _, err := FanIn(t.Context(), mine, 1, light); err == nil || !strings.Contains(err.Error(), "on loopback only") {
+			t.Errorf("%s: fan-in: %v", host, err)
+		}
 		if _, err := Storm(t.Context(), mine, 1); err == nil || !strings.Contains(err.Error(), "on loopback only") {
 			t.Errorf("%s: storm: %v", host, err)
 		}
@@ -113,6 +116,9 @@ func TestBoundsOfTheOthers(t *testing.T) {
 		"many peers":     second(Idle(t.Context(), local, MaxIdle+1, time.Second)),
 		"no hold":        second(Idle(t.Context(), local, 1, 0)),
 		"no process":     second(Idle(t.Context(), local, 1, time.Second)),
+		"no senders":     second(FanIn(t.Context(), local, 0, light)),
+		"many senders":   second(FanIn(t.Context(), local, MaxSenders+1, light)),
+		"no packets":     second(FanIn(t.Context(), local, 1, Load{Duration: time.Second})),
 		"no logins":      second(Storm(t.Context(), local, 0)),
 		"many logins":    second(Storm(t.Context(), local, MaxLogins+1)),
 		"no requests":    second(STUN(t.Context(), local, 3478, 0)),

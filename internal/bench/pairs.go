@@ -31,15 +31,24 @@ func Pairs(ctx context.Context, t Target, l Load) (PairsReport, error) {
 	if l, err = l.bound(t.remote); err != nil {
 		return PairsReport{}, err
 	}
-	if _, err := t.usage(); err != nil { // before anybody is disturbed
+	r, err := prepare(ctx, t, l)
+	if err != nil {
 		return PairsReport{}, err
 	}
-	r := &run{target: t, load: l, epoch: time.Now(), failed: make(chan struct{})}
-	defer r.close()
-	if err := r.dial(ctx); err != nil {
-		return PairsReport{}, explain(err)
-	}
 	return r.measure(ctx)
+}
+
+// prepare connects all pairs of a run, whose measure or close hangs up again.
+func prepare(ctx context.Context, t Target, l Load) (*run, error) {
+	if _, err := t.usage(); err != nil { // before anybody is disturbed
+		return nil, err
+	}
+	r := &run{target: t, load: l, epoch: time.Now(), failed: make(chan struct{})}
+	if err := r.dial(ctx); err != nil {
+		r.close()
+		return nil, explain(err)
+	}
+	return r, nil
 }
 
 // run is one measurement. Its pipeline: senders write, the relay forwards,

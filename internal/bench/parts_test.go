@@ -198,7 +198,7 @@ func TestDeadlineSteps(t *testing.T) {
 
 // TestJSON pins the keys, which scripts rely on.
 func TestJSON(t *testing.T) {
-	server := &Server{CPUPerPacket: 1, CPUPerLogin: 1, CPUPerResponse: 1, RSSPerPeer: 1}
+	server := &Server{CPUPerPacket: 1, CPUPerLogin: 1, CPUPerResponse: 1, RSSPerPeer: 1, RSSGrowth: 1}
 	const common = "complete duration_seconds mode relay server "
 	for _, tt := range []struct {
 		report Report
@@ -207,6 +207,8 @@ func TestJSON(t *testing.T) {
 		{PairsReport{Common: Common{Server: server}, TLS: "TLS 1.3"}, common + "tls pairs size_bytes rate_limit_packets_per_second " +
 			"window_packets flush_each sent_packets delivered_packets lost_packets reordered_packets duplicated_packets " +
 			"corrupted_packets offered_packets_per_second goodput_packets_per_second goodput_megabits_per_second latency"},
+		{FanInReport{Common: Common{Server: server}, TLS: "TLS 1.3"}, common + "tls senders size_bytes rate_limit_packets_per_second " +
+			"flush_each offered_packets_per_second slow_receiver corrupted_packets quiet beside"},
 		{IdleReport{Common: Common{Server: server}}, common + "peers lost_peers logins_per_second"},
 		{StormReport{Common: Common{Server: server}, FirstError: "x"}, common + "logins failed_logins first_error logins_per_second latency"},
 		{STUNReport{Common: Common{Server: server}}, common + "requests responses wrong_responses responses_per_second"},
@@ -227,9 +229,17 @@ func TestJSON(t *testing.T) {
 			continue
 		}
 		checkKeys(t, object, tt.want)
-		checkKeys(t, object["server"].(map[string]any), "cpu_seconds cpu_percent rss_before_bytes rss_after_bytes cpu_us_per_packet cpu_us_per_login cpu_us_per_response rss_bytes_per_peer")
+		checkKeys(t, object["server"].(map[string]any), "cpu_seconds cpu_percent rss_before_bytes rss_after_bytes cpu_us_per_packet cpu_us_per_login cpu_us_per_response rss_bytes_per_peer rss_growth_bytes")
 		if l, ok := object["latency"].(map[string]any); ok {
 			checkKeys(t, l, "p50_us p90_us p99_us p99_9_us max_us")
+		}
+		for key, want := range map[string]string{
+			"slow_receiver": "connected received_packets received_bytes_per_second",
+			"quiet":         "sent_packets lost_packets latency", "beside": "sent_packets lost_packets latency",
+		} {
+			if part, ok := object[key].(map[string]any); ok {
+				checkKeys(t, part, want)
+			}
 		}
 	}
 }

@@ -17,7 +17,7 @@ type row struct{ name, value string }
 
 // Common is in every report.
 type Common struct {
-	Mode  string `json:"mode"` // pairs, idle, storm or stun
+	Mode  string `json:"mode"` // pairs, fanin, idle, storm or stun
 	Relay string `json:"relay"`
 	// Complete is false when the run was stopped before its end.
 	Complete bool    `json:"complete"`
@@ -26,8 +26,8 @@ type Common struct {
 	Server *Server `json:"server,omitempty"`
 }
 
-// Server is what the server's process used during the run. Of the three costs
-// only the one of the run's mode is there.
+// Server is what the server's process used during the run. Of the costs after
+// RSSAfter only the one of the run's mode is there.
 type Server struct {
 	CPUTime    float64 `json:"cpu_seconds"`
 	CPUPercent float64 `json:"cpu_percent"` // of one core
@@ -38,6 +38,7 @@ type Server struct {
 	CPUPerLogin    float64 `json:"cpu_us_per_login,omitempty"`
 	CPUPerResponse float64 `json:"cpu_us_per_response,omitempty"`
 	RSSPerPeer     float64 `json:"rss_bytes_per_peer,omitempty"`
+	RSSGrowth      int64   `json:"rss_growth_bytes,omitempty"` // since before the fan-in
 }
 
 // PairsReport is the outcome of Pairs. Counts are of the packets sent while
@@ -187,7 +188,12 @@ func (r PairsReport) rows() []row {
 }
 
 func (l Latency) rows() []row {
-	return []row{line("latency", "p50 %s  p90 %s  p99 %s  p99.9 %s  max %s", short(l.P50), short(l.P90), short(l.P99), short(l.P999), short(l.Max))}
+	return []row{{"latency", l.String()}}
+}
+
+// String has all figures on one line.
+func (l Latency) String() string {
+	return fmt.Sprintf("p50 %s  p90 %s  p99 %s  p99.9 %s  max %s", short(l.P50), short(l.P90), short(l.P99), short(l.P999), short(l.Max))
 }
 
 // short prints microseconds with three digits or so.
@@ -216,6 +222,9 @@ func (s *Server) rows() []row {
 		}
 	}
 	memory := fmt.Sprintf("%.1f MB before, %.1f MB after", float64(s.RSSBefore)/1e6, float64(s.RSSAfter)/1e6)
+	if s.RSSGrowth != 0 {
+		memory += fmt.Sprintf(", %+.1f MB", float64(s.RSSGrowth)/1e6)
+	}
 	if s.RSSPerPeer > 0 {
 		memory += fmt.Sprintf(", %.1f KB per idle peer", s.RSSPerPeer/1e3)
 	}

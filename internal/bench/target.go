@@ -1,6 +1,6 @@
 // Package bench measures a relay from outside: pairs of clients that exchange
-// numbered and checksummed packets, many idle peers, many logins at once, and
-// STUN. It runs in the relay's stead of real nodes, so what it counts is what a
+// numbered and checksummed packets, many senders to one slow receiver, many idle
+// peers, many logins at once, and STUN. It runs in the relay's stead of real nodes, so what it counts is what a
 // node would see.
 //
 // Every run is bounded in count and time, ends early when its context does, and

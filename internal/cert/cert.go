@@ -24,6 +24,7 @@ type Mode string
 const (
 	ModePin   Mode = "pin"   // made by the relay itself, known to clients by its hash
 	ModeFiles Mode = "files" // given by the operator
+	ModeACME  Mode = "acme"  // issued by an ACME server
 )
 
 // pinPrefix begins a CertName that holds a hash instead of a name.
@@ -34,7 +35,7 @@ const pinPrefix = "sha256-raw:"
 // private key. It never changes once made, so handshakes may share it.
 type Certificate struct {
 	mode              Mode
-	certFile, keyFile string // only to name them in errors
+	certFile, keyFile string // only to name them to people
 	chain             [][]byte
 	leaf              *x509.Certificate
 	key               crypto.Signer
@@ -119,6 +120,9 @@ func (c *Certificate) Names() []string {
 	}
 	return names
 }
+
+// keyType names the kind of the private key: a name may have a certificate of each.
+func (c *Certificate) keyType() string { return c.leaf.PublicKeyAlgorithm.String() }
 
 // Covers reports whether a client that expects name accepts the leaf. A DNS
 // name is compared without case and may match a wildcard of one label; an IP

@@ -34,12 +34,34 @@ func LoadFiles(certFile, keyFile string, now time.Time) (*Certificate, error) {
 	if err != nil {
 		return nil, err
 	}
+	return takeFiles(certFile, keyFile, certPEM, keyPEM, now)
+}
+
+// takeFiles is LoadFiles after the reading.
+func takeFiles(certFile, keyFile string, certPEM, keyPEM []byte, now time.Time) (*Certificate, error) {
 	c, err := parsePair(certFile, keyFile, certPEM, keyPEM)
 	if err != nil {
 		return nil, err
 	}
 	c.mode = ModeFiles
 	if err := c.checkDates(now, "renew it and give --cert and --key the new files"); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// ParsePEM is LoadFiles for a pair that is held in memory because an ACME server
+// issued it. Name is what errors and figures call it by, such as its domain.
+func ParsePEM(name string, certPEM, keyPEM []byte, now time.Time) (*Certificate, error) {
+	c, err := parsePair(name, name, certPEM, keyPEM)
+	if err == nil {
+		c.mode = ModeACME
+		err = c.checkDates(now, "")
+	}
+	if h, ok := errors.AsType[*hinted](err); ok {
+		err = fault(h.what, "it came from an ACME server: let it be issued anew, and check this machine's clock, which says "+now.UTC().Format(time.RFC3339))
+	}
+	if err != nil {
 		return nil, err
 	}
 	return c, nil

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -328,7 +329,7 @@ func TestNewRefuses(t *testing.T) {
 }
 
 func TestStats(t *testing.T) {
-	pin, _, _ := pinned(t, "relay.example.com", "192.0.2.1")
+	pin, pinFile, _ := pinned(t, "relay.example.com", "192.0.2.1")
 	ck := newClock(testNow)
 	s := newSource(t, pin, ck)
 	got, err := json.Marshal(s.Stats())
@@ -336,7 +337,9 @@ func TestStats(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := `{"mode":"pin","names":["relay.example.com","192.0.2.1"],"not_after":"2036-03-01T12:00:00Z","days_left":3653,` +
-		`"self_signed":true,"pin":"` + pin.Pin() + `","meta_not_after":"2026-03-31T12:00:00Z"}`
+		`"self_signed":true,"pin":"` + pin.Pin() + `","meta_not_after":"2026-03-31T12:00:00Z","refused_names":0,` +
+		`"certificates":[{"mode":"pin","file":"` + filepath.ToSlash(pinFile) + `","names":["relay.example.com","192.0.2.1"],"key_type":"ECDSA",` +
+		`"not_after":"2036-03-01T12:00:00Z","days_left":3653,"self_signed":true}]}`
 	if string(got) != want {
 		t.Errorf("stats\n%s, want\n%s", got, want)
 	}

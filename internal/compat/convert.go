@@ -59,6 +59,11 @@ func (c *command) listeners(cfg *config.Config) {
 		c.fail("%s: %w; hint: write host:port or :port, as in :443", ref, err)
 		return
 	}
+	// derper leaves the choice of a family to Go, which takes every address of
+	// either for the addresses of both.
+	if host == "0.0.0.0" || host == "::" {
+		host = ""
+	}
 	port, err := portNumber(service)
 	if err != nil {
 		c.fail("%s: port %q is not in 0..65535; hint: write host:port or :port, as in :443", ref, service)

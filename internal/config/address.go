@@ -18,8 +18,11 @@ func checkListen(s, example string) []fault {
 	if s == Off {
 		return nil
 	}
-	if strings.HasPrefix(s, unixPrefix) {
-		return bad("use HOST:PORT or :PORT", "unix sockets are not supported here yet in this version")
+	if IsUnix(s) {
+		return bad("use HOST:PORT or :PORT", "%s is no address here", quote(s))
+	}
+	if IsSystemd(s) {
+		return checkSystemd(s)
 	}
 	_, _, faults := splitListen(s, example)
 	return faults
@@ -74,6 +77,8 @@ func checkAdmin(s string) []fault {
 	switch {
 	case s == Off:
 		return nil
+	case IsSystemd(s):
+		return checkSystemd(s)
 	case isUnix && path == "":
 		return bad("write a path after it, as in unix:/run/detour/admin.sock", "unix: without a path")
 	case isUnix:
@@ -90,58 +95,6 @@ func checkAdmin(s string) []fault {
 	}
 	return bad("use a unix socket, or "+net.JoinHostPort("127.0.0.1", strconv.Itoa(int(n))),
 		"%s can be reached from outside, and the admin API asks for no password", quote(s))
-}
-
-// sameAddress finds TCP listeners that would take each other's address. STUN is
-// UDP and may share a port number with any of them.
-func sameAddress(c Config) []Problem {
-	type listener struct{ setting, addr string }
-	tcp := []listener{{"listen", c.Listen}, {"http_listen", c.HTTPListen}, {"admin_listen", c.AdminListen}}
-	var list []Problem
-	for i, b := range tcp {
-		for _, a := range tcp[:i] {
-			if overlap(a.addr, b.addr) {
-				list = append(list, Problem{
-					Setting: b.setting, What: b.addr + " and " + a.setting + " (" + a.addr + ") are the same TCP address",
-					Hint: "change the port of one, or turn one off",
-				})
-			}
-		}
-	}
-	return list
-}
-
-// overlap reports whether two TCP addresses cannot be listened on together. The
-// empty host and :: take both families, 0.0.0.0 every IPv4 address.
-func overlap(a, b string) bool {
-	hostA, portA, faultsA := splitListen(a, "")
-	hostB, portB, faultsB := splitListen(b, "")
-	if len(faultsA) > 0 || len(faultsB) > 0 || portA != portB || portA == 0 {
-		return false // port 0 is a free port for each
-	}
-	return hostA == hostB || covers(hostA, hostB) || covers(hostB, hostA)
-}
-
-func covers(wide, narrow string) bool {
-	ip, err := netip.ParseAddr(hostIP(narrow))
-	switch hostIP(wide) {
-	case "::":
-		return true
-	case "0.0.0.0":
-		return err != nil || ip.Unmap().Is4()
-	}
-	w, werr := netip.ParseAddr(hostIP(wide))
-	return err == nil && werr == nil && w.Unmap() == ip.Unmap()
-}
-
-func hostIP(host string) string {
-	switch host {
-	case "":
-		return "::"
-	case localhost:
-		return "127.0.0.1"
-	}
-	return host
 }
 
 // checkHostname takes what a client can dial and verify: a DNS name or an IP

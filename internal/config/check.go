@@ -38,7 +38,7 @@ func problems(c Config) []Problem {
 
 // crossChecks finds settings that are right alone and wrong together.
 func crossChecks(c Config) []Problem {
-	list := sameAddress(c)
+	list := append(listenerChecks(c), proxyChecks(c)...)
 	add := func(setting string, faults []fault) {
 		for _, f := range faults {
 			list = append(list, Problem{Setting: setting, What: f.what, Hint: f.hint})
@@ -52,14 +52,17 @@ func crossChecks(c Config) []Problem {
 		add("cert", bad("set key too, or remove cert", "given without key"))
 	case c.Cert == "" && c.Key != "":
 		add("key", bad("set cert too, or remove key", "given without cert"))
-	case c.Cert == "" && c.CertMode == CertFiles:
+	case c.Cert == "" && c.CertMode == CertFiles && len(c.CertPair) == 0:
 		add("cert_mode", bad("set both, or use cert_mode pin", "files needs cert and key"))
 	case c.Cert == "" && c.CertMode == CertPin && c.StateDir != "":
 		add("cert", bad("set both to files in the state directory", "cert and key are empty"))
 	case c.CertMode == CertPin && c.Cert != "" && filepath.Clean(c.Cert) == filepath.Clean(c.Key):
 		add("key", bad("name two files", "the same file as cert, and cert_mode pin writes both"))
 	}
-	if ip, err := netip.ParseAddr(c.Hostname); err == nil && ip.Is6() && port(c.Listen) == 443 {
+	pair, strict := checkCertsTogether(c)
+	add("cert_pair", pair)
+	add("strict_sni", strict)
+	if ip, err := netip.ParseAddr(c.Hostname); err == nil && ip.Is6() && c.dialledPort() == 443 {
 		add("hostname", bad("use a DNS name, an IPv4 address or another port in listen",
 			"current clients cannot use an IPv6 address with port 443, since they leave out its brackets in the URL"))
 	}
@@ -162,17 +165,17 @@ func checkAdmitKeys(keys []string) []fault {
 }
 
 func checkFrontPage(page string) []fault {
-	if page == FrontNeutral || page == FrontBlank {
+	if page == FrontNeutral || page == FrontBlank || page == FrontFallback {
 		return nil
 	}
-	hint := "use neutral, blank, or a URL such as https://example.com/"
-	if near, ok := nearest(page, []string{FrontNeutral, FrontBlank}); ok {
+	hint := "use neutral, blank, fallback, or a URL such as https://example.com/"
+	if near, ok := nearest(page, []string{FrontNeutral, FrontBlank, FrontFallback}); ok {
 		hint = "did you mean " + near + "?"
 	}
 	u, err := url.Parse(page)
 	switch {
 	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || !printable(page):
-		return bad(hint, "%s is neither neutral nor blank nor an http or https URL", quote(page))
+		return bad(hint, "%s is neither neutral nor blank nor fallback nor an http or https URL", quote(page))
 	case len(page) > maxURL:
 		return bad("use a shorter URL", "is %d bytes long, more than %d", len(page), maxURL)
 	}

@@ -26,6 +26,8 @@ const (
 const (
 	FrontNeutral = "neutral" // a page that names neither DERP nor Tailscale nor Detour
 	FrontBlank   = "blank"   // an empty page
+
+	FrontFallback = "fallback" // what Fallback answers
 )
 
 // The values of Admit.
@@ -40,7 +42,7 @@ type Config struct {
 	StateDir  string // directory of keys, certificate and admin socket; made when missing
 	ServerKey string // file of the relay's private key, in derper's format; made when missing
 
-	Listen      string // TCP address of the relay, or Off
+	Listen      string // HOST:PORT, "unix:" and a path, or "systemd" with or without a name, of the relay; or Off
 	TLS         bool   // whether Listen speaks TLS; false only behind a proxy that does, or for tests
 	STUNListen  string // UDP address, or Off
 	STUNMode    string // STUNTailscale or STUNRFC
@@ -64,7 +66,7 @@ type Config struct {
 	AdmitKey    []string // node keys, as nodekey:<64 hex>
 	MeshKeyFile string   // 64 hex digits that sibling relays share; empty: no mesh
 
-	FrontPage string // FrontNeutral, FrontBlank or a URL
+	FrontPage string // FrontNeutral, FrontBlank, FrontFallback or a URL
 
 	WriteTimeout   time.Duration // longest that a peer may take no byte before it is cut off; 0: no limit
 	TCPUserTimeout time.Duration // TCP_USER_TIMEOUT of accepted connections; 0: the system's
@@ -72,6 +74,20 @@ type Config struct {
 
 	LogFormat string // "text" or "json"
 	LogLevel  string // "debug", "info", "warn" or "error"
+
+	CertPair  []string // in CertFiles: further pairs, as CERT,KEY or one file with both; see CertPairs
+	StrictSNI bool     // refuse clients that would get the default certificate for want of a better one
+
+	// What stands around the relay. TrustedFrom and Routes give these in the form in which they are used.
+	TrustedProxies []string // CIDRs and TrustUnix: whose X-Forwarded-For and X-Real-IP are believed
+	Fallback       string   // http://HOST:PORT, "unix:" and a path, or a directory: answers what is not the relay's; empty: FrontPage does
+	SNIRoute       []string // "NAME=TARGET": connections for NAME are handed on before TLS
+
+	AlsoListen     []string // further addresses of the relay with their options; Doors reads them
+	AlsoSTUNListen []string // further UDP addresses
+	ProxyProtocol  []string // proxies at Listen that must send a PROXY header: networks, addresses or "unix"
+	PublicPort     int      // TCP port that clients dial for Listen; 0: the same
+	PublicSTUNPort int      // UDP port that clients ask for STUNListen; 0: the same
 
 	// Deployment, in table_run.go.
 	RunAs string // USER, USER:GROUP or UID:GID to become once the ports are bound, where root started it; empty: stay

@@ -2,7 +2,6 @@ package config
 
 import (
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -45,6 +44,7 @@ func (e *explainer) listeners(c Config) {
 	default:
 		e.line("relay: %s, without TLS; clients need a proxy in front that ends TLS", place("TCP", c.Listen))
 	}
+	e.doors(c)
 	switch {
 	case c.STUNListen == Off:
 		e.line("STUN: off; clients cannot measure this relay by UDP or learn their address here")
@@ -52,6 +52,9 @@ func (e *explainer) listeners(c Config) {
 		e.line("STUN: %s, answering every binding request", place("UDP", c.STUNListen))
 	default:
 		e.line("STUN: %s, answering Tailscale clients only", place("UDP", c.STUNListen))
+	}
+	for _, addr := range c.AlsoSTUNListen {
+		e.line("STUN too: %s", place("UDP", addr))
 	}
 	switch {
 	case c.HTTPListen == Off:
@@ -67,10 +70,13 @@ func (e *explainer) listeners(c Config) {
 		e.line("admin API: off; detour healthcheck has nothing to ask")
 	case isUnix:
 		e.line("admin API: unix socket %s", path)
+	case IsSystemd(c.AdminListen):
+		e.line("admin API: %s", place("TCP", c.AdminListen))
 	default:
 		e.line("admin API: %s", place("TCP", c.AdminListen))
 	}
 	e.frontPage(c.FrontPage)
+	e.around(c)
 }
 
 func (e *explainer) frontPage(page string) {
@@ -79,25 +85,10 @@ func (e *explainer) frontPage(page string) {
 		e.line("a browser sees: a page that does not say what runs here")
 	case FrontBlank:
 		e.line("a browser sees: an empty page")
+	case FrontFallback: // around names the site
 	default:
 		e.line("a browser is sent to: %s", page)
 	}
-}
-
-// place says where a checked address listens.
-func place(network, addr string) string {
-	host, n, _ := splitListen(addr, "")
-	where := host
-	switch host {
-	case "", "::":
-		where = "every address"
-	case "0.0.0.0":
-		where = "every IPv4 address"
-	}
-	if n == 0 {
-		return network + " on a port chosen at start, on " + where
-	}
-	return fmt.Sprintf("%s port %d on %s", network, n, where)
 }
 
 func (e *explainer) admission(c Config) {
@@ -118,16 +109,21 @@ func (e *explainer) admission(c Config) {
 func (e *explainer) certificate(c Config) {
 	e.head("Certificate")
 	switch {
-	case c.Listen == Off || !c.TLS:
+	case !c.AnyTLS():
 		e.line("none is needed")
 	case c.CertMode == CertPin:
 		e.line("self-signed, made once and kept; clients know it by the fingerprint in the DERP map")
 		e.line("certificate: %s", c.Cert)
 		e.line("private key: %s", c.Key)
 	default:
-		e.line("from files; clients accept it when it is valid for the name they dial and an authority they trust issued it")
-		e.line("certificate: %s", c.Cert)
-		e.line("private key: %s", c.Key)
+		e.line("from files, which are read again when they change; clients accept it when it is valid for the name they dial and an authority they trust issued it")
+		for _, p := range c.CertPairs() {
+			e.line("certificate: %s", p.Cert)
+			e.line("private key: %s", p.Key)
+		}
+	}
+	if c.StrictSNI {
+		e.line("clients that ask for no name, or one that no certificate covers, are refused")
 	}
 }
 
@@ -140,20 +136,6 @@ func (e *explainer) derpMap(c Config) {
 	}
 	e.line("IPv4: %s", ipWords(c.PublicIPv4))
 	e.line("IPv6: %s", ipWords(c.PublicIPv6))
-}
-
-// dialled says what clients dial. The port is that of listen: the map knows of
-// no proxy in between.
-func dialled(c Config) string {
-	host := orWords(c.Hostname, "the public address")
-	n := port(c.Listen)
-	switch {
-	case n == 0:
-		return host + ", on the port chosen at start"
-	case c.Hostname == "":
-		return fmt.Sprintf("%s, port %d", host, n)
-	}
-	return net.JoinHostPort(host, fmt.Sprint(n))
 }
 
 func (e *explainer) rest(c Config) {

@@ -43,7 +43,7 @@ func complete(c *Config) {
 	}
 	if c.CertMode == "" {
 		c.CertMode = CertPin
-		if c.Cert != "" || c.Key != "" {
+		if c.Cert != "" || c.Key != "" || len(c.CertPair) > 0 {
 			c.CertMode = CertFiles
 		}
 	}
@@ -52,6 +52,10 @@ func complete(c *Config) {
 		c.Cert = filepath.Join(c.StateDir, "pin.crt")
 		c.Key = filepath.Join(c.StateDir, "pin.key")
 	}
+	if c.Fallback != "" {
+		orDefault(&c.FrontPage, FrontFallback)
+	}
+	orDefault(&c.FrontPage, FrontNeutral)
 	// With the number in them the names of two regions never collide.
 	orDefault(&c.RegionCode, "detour-"+strconv.Itoa(c.RegionID))
 	orDefault(&c.RegionName, "Detour "+strconv.Itoa(c.RegionID))
@@ -144,6 +148,8 @@ func (l *loader) environ(environ []string) {
 		seen[name] = true
 		i := slices.IndexFunc(l.table, func(s setting) bool { return s.EnvName() == name })
 		switch {
+		case i >= 0 && l.table[i].spaced:
+			l.setList(l.table[i], name, strings.Fields(text))
 		case i >= 0:
 			l.set(l.table[i], name, text)
 		case name == envPrefix+"CONFIG": // whoever calls Load has read the file it names

@@ -147,9 +147,14 @@ func TestEveryLayerSetsEverySetting(t *testing.T) {
 		"cert_mode": {"files", "pin"}, "cert": {"/a", "/b"}, "key": {"/c", "/d"},
 		"admit": {"any", "none"}, "admit_key": {node, strings.ToLower(node)},
 		"write_timeout": {"1s", "3s"}, "tcp_user_timeout": {"1s", "3s"}, "tcp_keepalive": {"1s", "3s"},
+		"also_listen": {":5", ":6"}, "also_stun_listen": {":5", ":6"}, "proxy_protocol": {"10.0.0.0/8", "unix"},
+		"public_port": {"1", "2"}, "public_stun_port": {"1", "2"},
 		"log_format": {"json", "text"}, "log_level": {"warn", "debug"},
+		"cert_pair": {"/a,/b", "/c"}, "strict_sni": {"true", "false"},
+		"trusted_proxies": {"192.0.2.0/24", "unix"}, "fallback": {"http://127.0.0.1:8080", "/srv/www"},
+		"sni_route": {"a.example=127.0.0.1:1", "*.example.com=unix:/run/x.sock"},
 	}
-	with := map[string]string{"cert": "key: /z", "key": "cert: /z", "cert_mode": "cert: /y\nkey: /z"} // what must stand beside it
+	with := map[string]string{"cert": "key: /z", "key": "cert: /z", "cert_mode": "cert: /y\nkey: /z", "strict_sni": "hostname: a"} // what must stand beside it
 	for _, s := range table() {
 		t.Run(s.Name, func(t *testing.T) {
 			low, high := texts[s.Name][0], texts[s.Name][1]
@@ -191,7 +196,7 @@ func TestFlags(t *testing.T) {
 		if text, ok := want[f.Name]; ok && f.String() != text {
 			t.Errorf("%s = %q, want %q", f.Name, f.String(), text)
 		}
-		if f.IsBoolFlag() != (f.Name == "tls") || f.Type() != string(f.Kind) {
+		if f.IsBoolFlag() != (f.Kind == KindBool) || f.Type() != string(f.Kind) {
 			t.Errorf("%s: IsBoolFlag %v, Type %s", f.Name, f.IsBoolFlag(), f.Type())
 		}
 	}

@@ -15,7 +15,7 @@ const (
 	KindBool     Kind = "bool"     // true, false, on or off
 	KindInt      Kind = "int"      // a decimal whole number
 	KindDuration Kind = "duration" // as time.ParseDuration reads it
-	KindAddress  Kind = "address"  // HOST:PORT, or Off
+	KindAddress  Kind = "address"  // HOST:PORT and other places to listen, or Off
 	KindIP       Kind = "ip"       // an IPv4 or IPv6 literal
 	KindPath     Kind = "path"     // a file or directory
 	KindList     Kind = "list"     // texts; a YAML sequence, a flag per entry, comma or space in the environment
@@ -55,6 +55,7 @@ type setting struct {
 	Setting
 	section string // heading in the example
 	value   string // default as text that assign takes; empty when derived
+	spaced  bool   // of a list: entries may hold commas, so that only spaces part them in the environment
 	user    func(Host) string
 	field   func(*Config) any // pointer to the field; assign lists the types
 	check   func(*Config) []fault

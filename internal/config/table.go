@@ -13,8 +13,12 @@ func table() []setting {
 	all := slices.Concat(
 		section("State", stateSettings()),
 		section("Listeners", listenSettings()),
+		section("Further listeners", doorSettings()),
+		section("Behind a proxy, or in front of a site", proxySettings()),
 		section("What the DERP map says", mapSettings()),
+		section("What the DERP map says", portSettings()),
 		section("Certificate", certSettings()),
+		section("Certificate", moreCertSettings()),
 		section("Who may connect", admitSettings()),
 		section("Timeouts", timeSettings()),
 		section("Log", logSettings()),
@@ -100,17 +104,17 @@ func listenSettings() []setting {
 			Setting: Setting{
 				Name: "http_listen", Kind: KindAddress, Default: ":80 as root, off otherwise",
 				Usage: "TCP address of plain HTTP for captive-portal checks",
-				Note:  "Clients ask it on port 80 alone whether a network is behind a captive portal. No packet is relayed here. HOST:PORT, or off.",
+				Note:  "Clients ask it on port 80 alone whether a network is behind a captive portal. No packet is relayed here. An address as for listen, or off.",
 			},
 			value: ":80", user: func(Host) string { return Off },
 			field: func(c *Config) any { return &c.HTTPListen },
-			check: func(c *Config) []fault { return checkListen(c.HTTPListen, "80") },
+			check: func(c *Config) []fault { return checkDoor("http_listen", c.HTTPListen, "80") },
 		},
 		{
 			Setting: Setting{
 				Name: "admin_listen", Kind: KindAddress, Default: "unix:<state_dir>/admin.sock",
 				Usage: "where health and statistics are served",
-				Note:  "unix: and a path (mode 0600, peers' user checked), a TCP address on the loopback interface, or off. It asks for no password, so other TCP addresses are refused.",
+				Note:  "unix: and a path (mode 0600, peers' user checked), a TCP address on the loopback interface, systemd:NAME, or off. It asks for no password, so other TCP addresses are refused.",
 			},
 			field: func(c *Config) any { return &c.AdminListen },
 			check: func(c *Config) []fault {
@@ -122,11 +126,10 @@ func listenSettings() []setting {
 		},
 		{
 			Setting: Setting{
-				Name: "front_page", Kind: KindText,
-				Usage: "what a browser sees: neutral, blank or a URL to redirect to",
-				Note:  "neutral is a plain page that names neither DERP nor Tailscale nor Detour; blank is an empty page; an http or https URL is redirected to.",
+				Name: "front_page", Kind: KindText, Default: "neutral, or fallback where that is set",
+				Usage: "what a browser sees: neutral, blank, fallback or a URL to redirect to",
+				Note:  "neutral is a plain page that names neither DERP nor Tailscale nor Detour; blank is an empty page; fallback is the site that the setting fallback names; an http or https URL is redirected to.",
 			},
-			value: FrontNeutral,
 			field: func(c *Config) any { return &c.FrontPage },
 			check: func(c *Config) []fault { return checkFrontPage(c.FrontPage) },
 		},
@@ -139,11 +142,11 @@ func relayListenSettings() []setting {
 			Setting: Setting{
 				Name: "listen", Kind: KindAddress, Default: ":443 as root, :8443 otherwise",
 				Usage: "TCP address of the relay",
-				Note:  "HOST:PORT, :PORT for every address, or off for a relay that only answers STUN. Any port works; 443 passes most firewalls. Port 0 takes a free one.",
+				Note:  "HOST:PORT; :PORT for every address, 0.0.0.0:PORT for every IPv4 one and [::]:PORT for every IPv6 one; unix: and a path, which ,mode=0660 may follow, behind a proxy; systemd or systemd:NAME for a socket that systemd passes; or off for a relay that only answers STUN. Any port works; 443 passes most firewalls. Port 0 takes a free one.",
 			},
 			value: ":443", user: func(Host) string { return ":8443" },
 			field: func(c *Config) any { return &c.Listen },
-			check: func(c *Config) []fault { return checkListen(c.Listen, "443") },
+			check: func(c *Config) []fault { return checkDoor("listen", c.Listen, "443") },
 		},
 		{
 			Setting: Setting{
@@ -158,7 +161,7 @@ func relayListenSettings() []setting {
 			Setting: Setting{
 				Name: "stun_listen", Kind: KindAddress,
 				Usage: "UDP address of the STUN server",
-				Note:  "Clients learn their public address here and measure how far the relay is. HOST:PORT, or off.",
+				Note:  "Clients learn their public address here and measure how far the relay is. HOST:PORT as for listen, systemd or systemd:NAME, or off.",
 			},
 			value: ":3478",
 			field: func(c *Config) any { return &c.STUNListen },
@@ -258,7 +261,7 @@ func certSettings() []setting {
 		{
 			Setting: Setting{
 				Name: "cert_mode", Kind: KindText, Values: []string{CertPin, CertFiles},
-				Default: "files when cert and key are given, pin otherwise",
+				Default: "files when cert and key or cert_pair are given, pin otherwise",
 				Usage:   "where the certificate comes from: pin or files",
 				Note:    "pin makes a self-signed certificate once, valid for ten years, and publishes its fingerprint in the DERP map: no domain and no authority needed. files reads a certificate that an authority issued.",
 			},

@@ -26,10 +26,6 @@ func (d *Daemon) Banner(w io.Writer) error {
 }
 
 func (d *Daemon) whereabouts(b *strings.Builder) {
-	tls := "TLS"
-	if !d.cfg.TLS {
-		tls = "plain HTTP, for a proxy that speaks TLS"
-	}
 	row := func(name, where, what string) {
 		if where != config.Off && what != "" {
 			what = "  (" + what + ")"
@@ -39,8 +35,16 @@ func (d *Daemon) whereabouts(b *strings.Builder) {
 		}
 		fmt.Fprintf(b, "  %-6s %s%s\n", name, where, what)
 	}
-	row("relay", d.cfg.Listen, tls)
-	row("STUN", d.cfg.STUNListen, "UDP")
+	if d.cfg.Listen == config.Off {
+		row("relay", config.Off, "")
+	}
+	for i, door := range d.cfg.Doors() {
+		row([]string{"relay", "also"}[min(i, 1)], door.Address, doorWords(door))
+	}
+	row("STUN", d.cfg.STUNListen, "UDP"+publishedAs(d.cfg.PublicSTUNPort))
+	for _, s := range d.cfg.AlsoSTUNListen {
+		row("also", s, "UDP")
+	}
 	row("HTTP", d.cfg.HTTPListen, "captive-portal check")
 	row("admin", d.cfg.AdminListen, "")
 	held := "key"
@@ -51,14 +55,58 @@ func (d *Daemon) whereabouts(b *strings.Builder) {
 	b.WriteByte('\n')
 }
 
+// doorWords says what a door speaks, and as which port it is published.
+func doorWords(d config.Door) string {
+	words := "TLS"
+	if !d.TLS {
+		words = "plain HTTP, for a proxy that speaks TLS"
+	}
+	if len(d.ProxyProtocol) > 0 || d.ProxyUnix {
+		words += ", PROXY protocol"
+	}
+	if !d.InMap {
+		words += ", not in the map"
+	}
+	return words + publishedAs(d.PublicPort)
+}
+
+func publishedAs(port int) string {
+	if port == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", published as port %d", port)
+}
+
 func (d *Daemon) firewall(b *strings.Builder) {
+	type open struct {
+		proto  string
+		public int
+		listen string
+	}
+	var all []open
+	for _, door := range d.cfg.Doors() {
+		all = append(all, open{"TCP", door.PublicPort, door.Address})
+	}
+	all = append(all, open{"UDP", d.cfg.PublicSTUNPort, d.cfg.STUNListen})
+	for _, s := range d.cfg.AlsoSTUNListen {
+		all = append(all, open{"UDP", 0, s})
+	}
+	all = append(all, open{"TCP", 0, d.cfg.HTTPListen})
 	var ports []string
-	for _, p := range []struct{ proto, listen string }{
-		{"TCP", d.cfg.Listen}, {"UDP", d.cfg.STUNListen}, {"TCP", d.cfg.HTTPListen},
-	} {
-		if n := portOf(p.listen); n != 0 {
+	for _, p := range all {
+		n := portOf(p.listen)
+		switch {
+		case p.listen == config.Off:
+		case p.public != 0 && n != 0 && p.public != n:
+			ports = append(ports, fmt.Sprintf("%s %d (which leads to %d here)", p.proto, p.public, n))
+		case p.public != 0:
+			ports = append(ports, fmt.Sprintf("%s %d", p.proto, p.public))
+		case n != 0:
 			ports = append(ports, fmt.Sprintf("%s %d", p.proto, n))
 		}
+	}
+	if len(ports) == 0 {
+		return // nothing but sockets of this machine
 	}
 	fmt.Fprintf(b, "Let in through firewalls and cloud security groups: %s.\n\n", strings.Join(ports, ", "))
 }
@@ -146,7 +194,14 @@ func (d *Daemon) mapFlags() []string {
 		flags = append(flags, "--hostname", d.cfg.Hostname)
 	}
 	if d.cfg.TLS {
-		return append(flags, "--cert-mode", d.cfg.CertMode, "--cert", d.cfg.Cert, "--key", d.cfg.Key)
+		flags = append(flags, "--cert-mode", d.cfg.CertMode)
+		if d.cfg.Cert != "" {
+			flags = append(flags, "--cert", d.cfg.Cert, "--key", d.cfg.Key)
+		}
+		for _, pair := range d.cfg.CertPair {
+			flags = append(flags, "--cert-pair", pair)
+		}
+		return flags
 	}
 	return append(flags, "--tls=false")
 }

@@ -36,6 +36,10 @@ func TestBanner(t *testing.T) {
 		{name: "stun-only", change: func(c *config.Config) { c.Listen = config.Off }},
 		{name: "no-stun", change: func(c *config.Config) { c.STUNListen, c.AdminListen = config.Off, config.Off }},
 		{name: "http", change: func(c *config.Config) { c.HTTPListen = "127.0.0.1:0" }},
+		{name: "doors", change: func(c *config.Config) {
+			c.PublicPort, c.PublicSTUNPort, c.ProxyProtocol = 7443, 13478, []string{"192.0.2.0/24"}
+			c.AlsoListen = []string{"127.0.0.1:0,public_port=9443", "127.0.0.1:0,tls=off,public_port=9444"}
+		}},
 		{name: "behind-proxy", change: func(c *config.Config) { c.TLS, c.Hostname = false, "relay.example.org" }},
 	}
 	for _, tt := range tests {
@@ -59,13 +63,21 @@ func (b *bed) normal(text string) string {
 	}
 	text = strings.NewReplacer(words...).Replace(text)
 	for _, p := range []struct{ name, listen string }{
-		{"<relay>", b.Config().Listen}, {"<stun>", b.Config().STUNListen}, {"<http>", b.Config().HTTPListen},
+		{"<relay>", b.Config().Listen}, {"<also>", alsoAt(b, 0)}, {"<plain>", alsoAt(b, 1)}, {"<stun>", b.Config().STUNListen}, {"<http>", b.Config().HTTPListen},
 	} {
 		if n := portOf(p.listen); n != 0 {
 			text = regexp.MustCompile(fmt.Sprintf(`\b%d\b`, n)).ReplaceAllString(text, p.name)
 		}
 	}
 	return text
+}
+
+// alsoAt is the n-th address of also_listen, or nothing.
+func alsoAt(b *bed, n int) string {
+	if doors := b.Config().Doors(); len(doors) > n+1 {
+		return doors[n+1].Address
+	}
+	return ""
 }
 
 func golden(t *testing.T, path, got string) {

@@ -14,29 +14,44 @@ import (
 
 // certificate reads or makes what the relay shows to clients; nil without TLS.
 func (d *Daemon) certificate() (*tls.Config, error) {
-	if !d.cfg.TLS {
+	if !d.cfg.AnyTLS() {
 		return nil, nil
 	}
-	c, err := d.loadOrCreateCert()
+	certs, err := d.loadOrCreateCerts()
 	if err != nil {
 		return nil, err
 	}
-	if d.cfg.Hostname != "" {
-		if err := cert.CheckName(c, d.cfg.Hostname); err != nil {
-			return nil, err
-		}
+	if err := d.checkName(certs); err != nil {
+		return nil, err
 	}
-	d.id.cert = c
-	d.source, err = cert.New(cert.Options{Certificate: c, ServerKeyHex: d.id.serverKey.Hex(), Logger: d.log})
+	d.id.cert = cert.ForName(certs, d.cfg.Hostname)
+	d.source, err = cert.New(cert.Options{
+		Certificate: certs[0], More: certs[1:], StrictSNI: d.cfg.StrictSNI, ServerKeyHex: d.id.serverKey.Hex(), Logger: d.log,
+	})
 	if err != nil {
 		return nil, err
+	}
+	// What derper's command line names belongs to the operator, in pin mode too.
+	if d.cfg.CertMode == config.CertFiles || d.derper {
+		d.watch = cert.NewWatcher(cert.WatchOptions{
+			Source: d.source, Pairs: certPairs(d.cfg), Loaded: certs, Check: d.checkName, Logger: d.log,
+		})
 	}
 	return d.source.TLSConfig(), nil
 }
 
-func (d *Daemon) loadOrCreateCert() (*cert.Certificate, error) {
+// checkName refuses certificates of which none is for the relay's own name.
+func (d *Daemon) checkName(certs []*cert.Certificate) error {
+	if d.cfg.Hostname == "" {
+		return nil
+	}
+	return cert.CheckName(cert.ForName(certs, d.cfg.Hostname), d.cfg.Hostname)
+}
+
+// loadOrCreateCerts returns at least one certificate, the default first.
+func (d *Daemon) loadOrCreateCerts() ([]*cert.Certificate, error) {
 	if d.cfg.CertMode == config.CertFiles {
-		return cert.LoadFiles(d.cfg.Cert, d.cfg.Key, time.Now())
+		return cert.LoadPairs(certPairs(d.cfg), time.Now())
 	}
 	if err := d.retireNameless(); err != nil {
 		return nil, err
@@ -45,7 +60,61 @@ func (d *Daemon) loadOrCreateCert() (*cert.Certificate, error) {
 	if created {
 		d.log.Info("made a certificate to be pinned by clients", "file", d.cfg.Cert, "names", strings.Join(c.Names(), " "), "not_after", c.NotAfter())
 	}
-	return c, err
+	return []*cert.Certificate{c}, err
+}
+
+func certPairs(c config.Config) []cert.Pair {
+	var pairs []cert.Pair
+	for _, p := range c.CertPairs() {
+		pair := cert.Pair{CertFile: p.Cert, KeyFile: p.Key}
+		if p.Extra {
+			pair.Flag = "--cert-pair"
+		}
+		pairs = append(pairs, pair)
+	}
+	return pairs
+}
+
+// Reload looks at the certificate files at once, as SIGHUP asks for. The settings
+// stay as they are.
+func (d *Daemon) Reload() {
+	if d.watch == nil {
+		d.log.Info("nothing to reload: the relay reads no certificate files, and settings are read at the start only; restart to change them")
+		return
+	}
+	d.log.Info("reading the certificate files again; settings are read at the start only")
+	d.watch.Reload()
+}
+
+// certParts keep the certificates fresh, and say when they are not.
+func (d *Daemon) certParts() []part {
+	var list []part
+	if d.source != nil {
+		list = append(list, part{"certificate expiry", d.source.LogExpiry})
+	}
+	if d.watch != nil {
+		list = append(list, part{"certificate files", d.watch.Run})
+	}
+	return list
+}
+
+// certProblems are what clients refuse in the certificates, in sentences.
+func (d *Daemon) certProblems() []string {
+	if d.source == nil {
+		return nil
+	}
+	now, cure := time.Now(), "restart the relay to see what to do about it"
+	if d.watch != nil {
+		cure = "replace its files, which are read again by themselves"
+	}
+	var list []string
+	for _, c := range d.source.Certificates() {
+		if now.After(c.NotAfter()) {
+			list = append(list, fmt.Sprintf("the certificate for %s expired on %s: clients refuse it; %s",
+				strings.Join(c.Names(), ", "), c.NotAfter().Format(time.DateOnly), cure))
+		}
+	}
+	return list
 }
 
 // retireNameless moves a pinned certificate aside that holds no name at all, once

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/detour-relay/detour/internal/admin"
@@ -21,6 +22,7 @@ import (
 	"github.com/detour-relay/detour/internal/key"
 	"github.com/detour-relay/detour/internal/listen"
 	"github.com/detour-relay/detour/internal/relay"
+	"github.com/detour-relay/detour/internal/sni"
 	"github.com/detour-relay/detour/internal/stun"
 	"github.com/detour-relay/detour/internal/web"
 )
@@ -35,6 +37,8 @@ type Options struct {
 	// Derper: it runs under derper's command line. The operator is told other
 	// commands, and an admin listener that cannot be had is left out: derper has none.
 	Derper bool
+	// Inherited holds the sockets that systemd has passed; nil: none. New closes it.
+	Inherited *listen.Inherited
 	// InterfaceAddrs lists the host's addresses; nil: InterfaceAddrs.
 	InterfaceAddrs func() ([]netip.Addr, error)
 }
@@ -51,19 +55,23 @@ type Daemon struct {
 	relay  *relay.Server
 	gate   *admit.Gate
 	source *cert.Source
+	watch  *cert.Watcher // nil: the certificate is not read again
 	web    *web.Server
+	router *sni.Router
 	portal *web.CaptivePortal
 	stun   *stun.Server
 	admin  *admin.Server
 
-	door, httpDoor *listen.Door
-	adminListener  net.Listener
+	doors         []entrance // the main one first
+	httpDoor      *listen.Door
+	adminListener net.Listener
+	inherited     *listen.Inherited // while listeners are opened
 }
 
 // New reads or makes the relay's state and binds its listeners. The caller runs
 // it, or closes it. Errors say what the operator can do.
 func New(ctx context.Context, cfg config.Config, o Options) (*Daemon, error) {
-	d := &Daemon{cfg: cfg, version: o.Version, derper: o.Derper, log: o.Logger, started: time.Now()}
+	d := &Daemon{cfg: cfg, version: o.Version, derper: o.Derper, log: o.Logger, started: time.Now(), inherited: o.Inherited}
 	if o.InterfaceAddrs == nil {
 		o.InterfaceAddrs = InterfaceAddrs
 	}
@@ -92,6 +100,10 @@ func (d *Daemon) build(ctx context.Context) error {
 			return err
 		}
 	}
+	if left := d.inherited.Close(); len(left) > 0 {
+		d.log.Warn("systemd has passed sockets that no setting names; hint: write systemd:NAME where they belong, or take them out of the .socket unit",
+			"names", strings.Join(left, " "))
+	}
 	private, created, err := loadOrCreateServerKey(d.cfg.ServerKey)
 	if err != nil {
 		return err
@@ -112,22 +124,21 @@ func (d *Daemon) build(ctx context.Context) error {
 	d.relay = relay.New(relay.Options{
 		Key: private, MeshKey: mesh, Admit: d.gate, WriteTimeout: d.cfg.WriteTimeout, Logger: d.log,
 	})
-	if d.door == nil {
+	if len(d.doors) == 0 {
 		return nil
 	}
 	tlsConfig, err := d.certificate()
 	if err != nil {
 		return err
 	}
-	d.web = web.New(web.Options{Relay: d.relay, TLS: tlsConfig, FrontPage: d.cfg.FrontPage, Logger: d.log})
-	return nil
+	return d.buildWeb(tlsConfig)
 }
 
 func (d *Daemon) listenAdmin(context.Context) (err error) {
 	if d.cfg.AdminListen == config.Off {
 		return nil
 	}
-	d.adminListener, err = admin.Listen(d.cfg.AdminListen)
+	d.adminListener, err = d.adminSocket()
 	if err != nil && d.derper {
 		d.log.Warn("running without the admin listener, so detour healthcheck has nobody to ask", "err", err)
 		d.adminListener, d.cfg.AdminListen = nil, config.Off
@@ -140,6 +151,30 @@ func (d *Daemon) listenAdmin(context.Context) (err error) {
 		Listener: d.adminListener, Health: d.Health, Stats: func() any { return d.Stats() }, Logger: d.log,
 	})
 	return nil
+}
+
+// adminSocket opens the admin listener, or takes it from systemd. The admin API
+// asks for no password, so of TCP only this machine's own addresses will do.
+func (d *Daemon) adminSocket() (net.Listener, error) {
+	if !config.IsSystemd(d.cfg.AdminListen) {
+		return admin.Listen(d.cfg.AdminListen)
+	}
+	l, err := d.inherited.Listener(d.cfg.AdminListen, "--admin-listen")
+	if err != nil {
+		return nil, err
+	}
+	switch addr := l.Addr().(type) {
+	case *net.TCPAddr:
+		if !addr.IP.IsLoopback() {
+			_ = l.Close() // nothing was served
+			return nil, fmt.Errorf("--admin-listen %s: the socket %s can be reached from outside, and the admin API asks for no password; "+
+				"hint: let ListenStream= name 127.0.0.1 or a path", d.cfg.AdminListen, addr)
+		}
+		d.cfg.AdminListen = addr.String()
+	default:
+		d.cfg.AdminListen = "unix:" + addr.String()
+	}
+	return l, nil
 }
 
 // admissionSources makes the sources that the settings name; none means closed.
@@ -166,11 +201,15 @@ func admissionSources(c config.Config) ([]admit.Source, error) {
 
 // Close releases the listeners of a daemon that is not run.
 func (d *Daemon) Close() {
-	for _, c := range []io.Closer{closer(d.adminListener), closer(d.door), closer(d.httpDoor), closer(d.stun)} {
+	for _, c := range []io.Closer{closer(d.adminListener), closer(d.httpDoor), closer(d.stun)} {
 		if c != nil {
 			c.Close() // nothing was served: there is nothing to lose
 		}
 	}
+	for _, e := range d.doors {
+		_ = e.Close() // the same
+	}
+	d.inherited.Close()
 }
 
 // closer is c, or nil when the part behind it is off.
@@ -239,10 +278,9 @@ type part struct {
 // parts lists what runs, given the config.
 func (d *Daemon) parts() []part {
 	list := []part{{"relay", d.relay.Serve}, {"admission", d.gate.Serve}, {"memory", d.returnMemory}}
-	if d.door != nil {
-		list = append(list, part{"web", d.web.Serve}, part{"listener", func(ctx context.Context) error {
-			return d.door.Serve(ctx, d.web.ServeConn)
-		}})
+	if len(d.doors) > 0 {
+		list = append(list, d.certParts()...)
+		list = append(append(list, part{"web", d.web.Serve}), d.doorParts()...)
 	}
 	if d.httpDoor != nil {
 		list = append(list, part{"plain HTTP", d.portal.Serve}, part{"plain HTTP listener", func(ctx context.Context) error {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 
 	"github.com/detour-relay/detour/internal/config"
 	"github.com/detour-relay/detour/internal/listen"
@@ -12,26 +13,69 @@ import (
 	"github.com/detour-relay/detour/internal/web"
 )
 
-// listenRelay binds the relay's own address.
-func (d *Daemon) listenRelay(ctx context.Context) (err error) {
-	if d.cfg.Listen == config.Off {
-		return nil
+// Inherit takes over the sockets that systemd has passed to this process, for
+// Options.Inherited. Only the first call gets any.
+func Inherit() *listen.Inherited { return listen.Inherit() }
+
+// entrance is one of the relay's doors.
+type entrance struct {
+	*listen.Door
+	tls bool
+}
+
+// listenRelay binds the relay's own addresses.
+func (d *Daemon) listenRelay(ctx context.Context) error {
+	also := d.cfg.AlsoEntries()
+	for i, s := range d.cfg.Doors() {
+		o := d.doorOptions("--" + strings.ReplaceAll(s.Setting, "_", "-"))
+		o.Proxies, o.ProxyUnix, o.Mode = s.ProxyProtocol, s.ProxyUnix, s.Mode
+		door, err := listen.Listen(ctx, s.Address, o)
+		if err != nil {
+			return err
+		}
+		d.doors = append(d.doors, entrance{door, s.TLS})
+		bound := boundAt(s.Address, door)
+		if i == 0 {
+			d.cfg.Listen = bound
+			continue
+		}
+		_, options, some := strings.Cut(also[i-1], ",")
+		if some {
+			bound += "," + options
+		}
+		also[i-1] = bound
 	}
-	if d.door, err = listen.Listen(ctx, d.cfg.Listen, d.doorOptions("--listen")); err != nil {
-		return err
-	}
-	d.cfg.Listen = withPort(d.cfg.Listen, d.door.Addr())
+	d.cfg.AlsoListen = also
 	return nil
+}
+
+// doorParts serve the relay's doors.
+func (d *Daemon) doorParts() []part {
+	var list []part
+	for i, e := range d.doors {
+		name, handle := "listener", listen.Handler(d.web.ServeConn)
+		if i > 0 {
+			name = "listener " + e.Where()
+		}
+		if !e.tls {
+			handle = d.web.ServePlain
+		}
+		list = append(list, part{name, func(ctx context.Context) error { return e.Serve(ctx, handle) }})
+	}
+	return list
 }
 
 func (d *Daemon) listenHTTP(ctx context.Context) (err error) {
 	if d.cfg.HTTPListen == config.Off {
 		return nil
 	}
-	if d.httpDoor, err = listen.Listen(ctx, d.cfg.HTTPListen, d.doorOptions("--http-listen")); err != nil {
+	o := d.doorOptions("--http-listen")
+	address, mode := config.AddressAndMode(d.cfg.HTTPListen)
+	o.Mode = mode
+	if d.httpDoor, err = listen.Listen(ctx, address, o); err != nil {
 		return err
 	}
-	d.cfg.HTTPListen = withPort(d.cfg.HTTPListen, d.httpDoor.Addr())
+	d.cfg.HTTPListen = boundAt(address, d.httpDoor)
 	d.portal = web.NewHTTP(web.HTTPOptions{Logger: d.log})
 	return nil
 }
@@ -44,22 +88,73 @@ func (d *Daemon) listenSTUN(context.Context) error {
 	if d.cfg.STUNMode == config.STUNRFC {
 		mode = stun.RFC
 	}
-	d.stun = stun.New(stun.Options{Mode: mode, Logger: d.log})
-	if err := d.stun.Listen(d.cfg.STUNListen); err != nil {
+	d.stun = stun.New(stun.Options{Mode: mode, Logger: d.log, OneSource: d.tellOfBridge})
+	if err := d.listenSTUNAt(&d.cfg.STUNListen, "--stun-listen"); err != nil {
 		return err
 	}
-	d.cfg.STUNListen = withPort(d.cfg.STUNListen, d.stun.Addrs()[0])
+	also := append([]string(nil), d.cfg.AlsoSTUNListen...)
+	for i := range also {
+		if err := d.listenSTUNAt(&also[i], "--also-stun-listen"); err != nil {
+			return err
+		}
+	}
+	d.cfg.AlsoSTUNListen = also
+	return nil
+}
+
+// listenSTUNAt opens a STUN address, and puts the port that was bound into it.
+func (d *Daemon) listenSTUNAt(address *string, flag string) error {
+	before := len(d.stun.Addrs())
+	if !config.IsSystemd(*address) {
+		if err := d.stun.Listen(*address); err != nil {
+			return err
+		}
+		*address = withPort(*address, d.stun.Addrs()[before])
+		return nil
+	}
+	packets, err := d.inherited.PacketConn(*address, flag)
+	if err != nil {
+		return err
+	}
+	if err := d.stun.ListenOn(packets); err != nil {
+		_ = packets.Close() // nothing was served
+		return err
+	}
+	*address = everywhere(d.stun.Addrs()[before])
 	return nil
 }
 
 func (d *Daemon) doorOptions(flag string) listen.Options {
-	return listen.Options{Flag: flag, KeepAlive: d.cfg.TCPKeepAlive, UserTimeout: d.cfg.TCPUserTimeout, Logger: d.log}
+	exempt, _ := d.cfg.TrustedFrom()
+	return listen.Options{
+		Flag: flag, KeepAlive: d.cfg.TCPKeepAlive, UserTimeout: d.cfg.TCPUserTimeout, Exempt: exempt, Inherited: d.inherited, Logger: d.log,
+	}
+}
+
+// boundAt is a listen setting with what was really bound.
+func boundAt(address string, door *listen.Door) string {
+	switch {
+	case !config.IsSystemd(address):
+		return withPort(address, door.Addr())
+	case door.Addr().IsValid():
+		return everywhere(door.Addr())
+	}
+	return door.Where()
+}
+
+// everywhere writes the address of a socket of systemd's as a setting. Unless its
+// unit says otherwise, one for every IPv6 address is for every IPv4 one too.
+func everywhere(bound netip.AddrPort) string {
+	if bound.Addr() == netip.IPv6Unspecified() {
+		return fmt.Sprintf(":%d", bound.Port())
+	}
+	return bound.String()
 }
 
 // withPort puts the port that was really bound into a listen setting.
 func withPort(setting string, bound netip.AddrPort) string {
 	host, _, err := net.SplitHostPort(setting)
-	if err != nil {
+	if err != nil || config.IsUnix(setting) {
 		return setting
 	}
 	return net.JoinHostPort(host, fmt.Sprint(bound.Port()))

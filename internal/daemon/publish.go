@@ -89,9 +89,15 @@ func relayOf(c config.Config, id identity, forOldClients bool) derpmap.Relay {
 	r := derpmap.Relay{
 		RegionID: c.RegionID, RegionCode: c.RegionCode, RegionName: c.RegionName, NodeName: nodeName(c, id.serverKey),
 		Hostname: hostname(c, id.cert), IPv4: id.addrs.IPv4, IPv6: id.addrs.IPv6,
-		Port: portOf(c.Listen), STUNPort: portOf(c.STUNListen), CanPort80: portOf(c.HTTPListen) == 80,
+		STUNPort: stunPort(c), CanPort80: portOf(c.HTTPListen) == 80,
 		TLS: c.TLS, Insecure: forOldClients,
 	}
+	if doors := c.Doors(); len(doors) > 0 {
+		r.Port = dialledPort(doors[0])
+	}
+	r.NoIPv4, r.NoIPv6 = closedFamilies(c.Listen, c.STUNListen)
+	r.NoIPv4, r.NoIPv6 = r.NoIPv4 && !c.PublicIPv4.IsValid(), r.NoIPv6 && !c.PublicIPv6.IsValid()
+	r.Spare = spares(c)
 	if id.cert != nil && id.cert.SelfSigned() {
 		r.Pin = id.cert.Pin()
 	}
@@ -146,11 +152,8 @@ func Map(c config.Config, forOldClients bool) (m derpmap.Map, warnings []string,
 	if err != nil {
 		return m, nil, err
 	}
-	if err := portsKnown(c); err != nil {
-		return m, nil, err
-	}
 	id := identity{serverKey: k.Public()}
-	if c.TLS && c.Listen != config.Off {
+	if c.AnyTLS() {
 		if id.cert, err = LoadCert(c); err != nil {
 			return m, nil, err
 		}
@@ -166,19 +169,11 @@ func Map(c config.Config, forOldClients bool) (m derpmap.Map, warnings []string,
 	return m, mapWarnings(c, id, forOldClients), nil
 }
 
-// portsKnown refuses settings of which only the running relay knows the ports.
-func portsKnown(c config.Config) error {
-	for _, l := range []struct{ flag, listen string }{{"--listen", c.Listen}, {"--stun-listen", c.STUNListen}} {
-		if l.listen != config.Off && portOf(l.listen) == 0 {
-			return fmt.Errorf("%s %s leaves the port to the system, so that it is another at each start; "+
-				"hint: name a port, or take the map that `detour serve` prints", l.flag, l.listen)
-		}
-	}
-	return nil
-}
-
 // mapOf makes the map, or says what is missing in the words of the flags.
 func mapOf(c config.Config, id identity, forOldClients bool) (derpmap.Map, error) {
+	if err := portsKnown(c); err != nil {
+		return derpmap.Map{}, err
+	}
 	m, err := relayOf(c, id, forOldClients).Map()
 	if errors.Is(err, derpmap.ErrNoAddress) {
 		return m, errors.New(noAddress(id.addrs))
@@ -214,6 +209,7 @@ func mapWarnings(c config.Config, id identity, forOldClients bool) []string {
 	ip, bound := listenIP(c.Listen)
 	switch {
 	case c.Listen == config.Off:
+	case !c.TLS && c.PublicPort != 0:
 	case !c.TLS:
 		w = append(w, "the relay speaks plain HTTP: the map's host and port must be those of the proxy in front of it that speaks TLS")
 	case bound && ip.IsLoopback():
@@ -236,11 +232,15 @@ func mapWarnings(c config.Config, id identity, forOldClients bool) []string {
 	return w
 }
 
-// LoadCert reads the certificate of the settings without making one. Of a relay
+// LoadCert reads the certificate that clients of the map are served, without making one. Of a relay
 // in pin mode that never ran the error matches cert.ErrNoPin.
 func LoadCert(c config.Config) (*cert.Certificate, error) {
 	if c.CertMode == config.CertFiles {
-		return cert.LoadFiles(c.Cert, c.Key, time.Now())
+		certs, err := cert.LoadPairs(certPairs(c), time.Now())
+		if err != nil {
+			return nil, err
+		}
+		return cert.ForName(certs, c.Hostname), nil
 	}
 	return cert.LoadPin(c.Cert, c.Key, time.Now())
 }

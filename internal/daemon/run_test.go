@@ -299,9 +299,9 @@ func TestParts(t *testing.T) {
 		change func(*config.Config)
 		want   string
 	}{
-		{"all", all, "relay, admission, memory, web, listener, plain HTTP, plain HTTP listener, STUN, admin"},
+		{"all", all, "relay, admission, memory, certificate expiry, web, listener, plain HTTP, plain HTTP listener, STUN, admin"},
 		{"STUN only", func(c *config.Config) { c.Listen, c.AdminListen = config.Off, config.Off }, "relay, admission, memory, STUN"},
-		{"DERP only", func(c *config.Config) { c.STUNListen = config.Off }, "relay, admission, memory, web, listener, admin"},
+		{"DERP only", func(c *config.Config) { c.STUNListen = config.Off }, "relay, admission, memory, certificate expiry, web, listener, admin"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

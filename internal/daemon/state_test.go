@@ -281,7 +281,7 @@ func TestHealthOfAnExpiredCertificate(t *testing.T) {
 	}
 	b.id.cert = c
 	b.run()
-	got := b.health(t)
+	got := b.health(t) // with a log line too
 	if got.OK || len(got.Problems) != 1 || !strings.Contains(got.Problems[0], "expired on "+past.UTC().Format(time.DateOnly)) {
 		t.Errorf("health: %+v", got)
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/detour-relay/detour/internal/cert"
 	"github.com/detour-relay/detour/internal/listen"
 	"github.com/detour-relay/detour/internal/relay"
+	"github.com/detour-relay/detour/internal/sni"
 	"github.com/detour-relay/detour/internal/stun"
 	"github.com/detour-relay/detour/internal/web"
 )
@@ -15,18 +16,27 @@ import (
 // Stats are the figures of all parts at one moment, as GET /stats shows them.
 // Parts that are off are left out.
 type Stats struct {
-	Version    string         `json:"version"`
-	ServerKey  string         `json:"server_key"` // public
-	Started    time.Time      `json:"started"`
-	Relay      relay.Stats    `json:"relay"`
-	Admit      admit.Stats    `json:"admit"`
-	Listen     *listen.Stats  `json:"listen,omitempty"`
-	Web        *web.Stats     `json:"web,omitempty"`
-	Cert       *cert.Stats    `json:"cert,omitempty"`
-	HTTPListen *listen.Stats  `json:"http_listen,omitempty"`
-	HTTP       *web.HTTPStats `json:"http,omitempty"`
-	STUN       *stun.Stats    `json:"stun,omitempty"`
-	Admin      *admin.Stats   `json:"admin,omitempty"`
+	Version    string           `json:"version"`
+	ServerKey  string           `json:"server_key"` // public
+	Started    time.Time        `json:"started"`
+	Relay      relay.Stats      `json:"relay"`
+	Admit      admit.Stats      `json:"admit"`
+	Listen     *listen.Stats    `json:"listen,omitempty"`
+	Web        *web.Stats       `json:"web,omitempty"`
+	Cert       *cert.Stats      `json:"cert,omitempty"`
+	CertFiles  *cert.WatchStats `json:"cert_files,omitempty"`
+	HTTPListen *listen.Stats    `json:"http_listen,omitempty"`
+	HTTP       *web.HTTPStats   `json:"http,omitempty"`
+	STUN       *stun.Stats      `json:"stun,omitempty"`
+	Admin      *admin.Stats     `json:"admin,omitempty"`
+	SNIRoutes  *sni.Stats       `json:"sni_routes,omitempty"`
+	AlsoListen []DoorStats      `json:"also_listen,omitempty"`
+}
+
+// DoorStats are the figures of one address besides the main one.
+type DoorStats struct {
+	Address string `json:"address"`
+	listen.Stats
 }
 
 // Stats gathers the figures of all parts.
@@ -35,11 +45,21 @@ func (d *Daemon) Stats() Stats {
 		Version: d.version, ServerKey: d.id.serverKey.String(), Started: d.started.UTC(),
 		Relay: d.relay.Stats(), Admit: d.gate.Stats(),
 	}
-	if d.door != nil {
-		s.Listen, s.Web = ptr(d.door.Stats()), ptr(d.web.Stats())
+	for i, e := range d.doors {
+		if i == 0 {
+			s.Listen, s.Web = ptr(e.Stats()), ptr(d.web.Stats())
+			continue
+		}
+		s.AlsoListen = append(s.AlsoListen, DoorStats{e.Where(), e.Stats()})
+	}
+	if d.router != nil {
+		s.SNIRoutes = ptr(d.router.Stats())
 	}
 	if d.source != nil {
 		s.Cert = ptr(d.source.Stats())
+	}
+	if d.watch != nil {
+		s.CertFiles = ptr(d.watch.Stats())
 	}
 	if d.httpDoor != nil {
 		s.HTTPListen, s.HTTP = ptr(d.httpDoor.Stats()), ptr(d.portal.Stats())
@@ -58,13 +78,7 @@ func ptr[T any](v T) *T { return &v }
 // Health says whether clients can use the relay.
 func (d *Daemon) Health() admin.Health {
 	h := admin.Health{OK: true}
-	if d.source != nil {
-		now := time.Now()
-		if c := d.source.Stats(); now.After(c.NotAfter) {
-			h.Problems = append(h.Problems, "the certificate expired on "+c.NotAfter.Format(time.DateOnly)+
-				": clients refuse it; replace it and restart")
-		}
-	}
+	h.Problems = append(h.Problems, d.certProblems()...)
 	h.OK = len(h.Problems) == 0
 	return h
 }

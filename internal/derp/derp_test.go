@@ -162,7 +162,7 @@ func TestBoundsOfFrames(t *testing.T) {
 		{WatchConns, 0, 0},
 		{ClosePeer, 32, 32},
 		{Ping, 8, 1000},
-		{ClientInfo, 72, 262144},
+		{ClientInfo, 72, 16384},
 		{ServerKey, 40, 1024},
 		{0x99, 0, MaxSkip},
 		{KeepAlive, 0, MaxSkip},

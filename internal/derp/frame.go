@@ -22,7 +22,7 @@ const ProtocolVersion = 2
 const (
 	HeaderSize    = 5       // type (1), body length (4)
 	MaxPacket     = 1 << 16 // the opaque bytes of one packet, without keys
-	MaxClientInfo = 1 << 18 // the body of ClientInfo
+	MaxClientInfo = 1 << 14 // the body of ClientInfo; real ones have some 150, and derper takes 1 << 18
 	MaxSkip       = 1 << 20 // the body of a frame that is skipped unread
 	MaxServerBody = 1 << 20 // what clients accept from a relay in one body
 

@@ -53,6 +53,14 @@ type Relay struct {
 	// out of the map without an IPv4 address, as clients check over IPv4 alone.
 	CanPort80 bool
 
+	// NoIPv4 and NoIPv6: nothing answers at the ports of this node over that family.
+	// Its address is left out, and with a domain name, which may lead to one, the
+	// family is turned off. An address in Hostname itself stays.
+	NoIPv4, NoIPv6 bool
+
+	// Spare are further ports of the relay, at most MaxSpare.
+	Spare []Spare
+
 	// Pin is PinPrefix and the certificate's hash; empty when the certificate is
 	// checked against the system's roots.
 	Pin string
@@ -65,22 +73,59 @@ type Relay struct {
 	Insecure bool
 }
 
+// MaxSpare bounds Relay.Spare: the nodes are told apart by a letter from b to z.
+const MaxSpare = 25
+
+// Spare are ports that become a further node of the relay's region. Clients dial
+// it only where they cannot open a TCP connection to the node before, and ask its
+// STUN port only where the one before has not answered in time.
+type Spare struct {
+	Port, STUNPort int // as in Relay
+	TLS            bool
+	NoIPv4, NoIPv6 bool
+	// IPv4 and IPv6 take the place of the relay's when one of them is valid: the
+	// ports answer at another address. An address in Hostname then gives way too.
+	IPv4, IPv6 netip.Addr
+}
+
+// nodes returns a Relay for each node: the relay itself and its spare ports.
+func (r Relay) nodes() []Relay {
+	all := []Relay{r}
+	for i, s := range r.Spare {
+		n := r
+		n.NodeName = fmt.Sprintf("%s-%c", r.NodeName, 'b'+i)
+		n.Port, n.STUNPort, n.TLS, n.NoIPv4, n.NoIPv6 = s.Port, s.STUNPort, s.TLS, s.NoIPv4, s.NoIPv6
+		n.CanPort80 = false // the first node has said it
+		if s.IPv4.IsValid() || s.IPv6.IsValid() {
+			n.IPv4, n.IPv6 = s.IPv4, s.IPv6
+			if _, err := netip.ParseAddr(n.Hostname); err == nil {
+				n.Hostname = ""
+			}
+		}
+		all = append(all, n)
+	}
+	return all
+}
+
 // Map makes the map that lists this relay alone. Errors are a *SettingError,
 // ErrNoAddress, ErrIPv6Port443 or ErrNoService, wrapped.
 func (r Relay) Map() (Map, error) {
+	region := &Region{RegionID: r.RegionID, RegionCode: r.RegionCode, RegionName: r.RegionName}
+	for _, n := range r.nodes() {
+		node, err := n.checked()
+		if err != nil {
+			return Map{}, fmt.Errorf("making the relay's DERP map: %w", err)
+		}
+		region.Nodes = append(region.Nodes, node)
+	}
+	return Map{Regions: map[int]*Region{r.RegionID: region}}, nil
+}
+
+func (r Relay) checked() (*Node, error) {
 	if err := r.check(); err != nil {
-		return Map{}, fmt.Errorf("making the relay's DERP map: %w", err)
+		return nil, err
 	}
-	node, err := r.node()
-	if err != nil {
-		return Map{}, fmt.Errorf("making the relay's DERP map: %w", err)
-	}
-	return Map{Regions: map[int]*Region{r.RegionID: {
-		RegionID:   r.RegionID,
-		RegionCode: r.RegionCode,
-		RegionName: r.RegionName,
-		Nodes:      []*Node{node},
-	}}}, nil
+	return r.node()
 }
 
 // check looks at each setting by itself.
@@ -97,6 +142,8 @@ func (r Relay) check() error {
 		return &SettingError{"Port", fmt.Sprintf("%d is not in 0..65535", r.Port)}
 	case r.STUNPort < 0 || r.STUNPort > 65535:
 		return &SettingError{"STUNPort", fmt.Sprintf("%d is not in 0..65535", r.STUNPort)}
+	case len(r.Spare) > MaxSpare:
+		return &SettingError{"Spare", fmt.Sprintf("%d ports are more than %d", len(r.Spare), MaxSpare)}
 	case r.Port == 0 && r.STUNPort == 0:
 		return ErrNoService
 	case r.IPv4.IsValid() && (!r.IPv4.Unmap().Is4() || !dialable(r.IPv4)):
@@ -128,6 +175,9 @@ func (r Relay) node() (*Node, error) {
 	if v6.IsValid() {
 		n.IPv6 = v6.String()
 	}
+	if _, err := netip.ParseAddr(host); err != nil {
+		r.turnOff(n)
+	}
 	switch r.STUNPort {
 	case 0:
 		n.STUNPort = STUNOff
@@ -150,9 +200,29 @@ func (r Relay) node() (*Node, error) {
 	return n, nil
 }
 
+// turnOff keeps clients from looking up an address of a family at which nothing
+// answers.
+func (r Relay) turnOff(n *Node) {
+	if r.NoIPv4 {
+		n.IPv4 = familyOff
+	}
+	if r.NoIPv6 {
+		n.IPv6 = familyOff
+	}
+}
+
+// familyOff is what clients take for "not over this family": it is no address.
+const familyOff = "none"
+
 // addresses settles the host name and the literal of each family.
 func (r Relay) addresses() (host string, v4, v6 netip.Addr, err error) {
 	v4, v6 = r.IPv4.Unmap(), r.IPv6
+	if r.NoIPv4 {
+		v4 = netip.Addr{}
+	}
+	if r.NoIPv6 {
+		v6 = netip.Addr{}
+	}
 	if r.Hostname == "" {
 		switch {
 		case v4.IsValid():

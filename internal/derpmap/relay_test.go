@@ -171,3 +171,74 @@ func TestRelaySettings(t *testing.T) {
 		t.Errorf("a name of %d bytes became %q", len(longest), n.HostName)
 	}
 }
+
+func TestSparePorts(t *testing.T) {
+	other := addr("203.0.113.9")
+	r := lab(func(r *derpmap.Relay) {
+		r.Hostname, r.IPv4, r.IPv6, r.Port, r.STUNPort, r.CanPort80 = "198.51.100.7", addr("198.51.100.7"), addr("2001:db8::7"), 443, 3478, true
+		r.Pin, r.TLS = derpmap.PinPrefix+strings.Repeat("ab", 32), true
+		r.Spare = []derpmap.Spare{
+			{Port: 8443, TLS: true},
+			{Port: 9443, STUNPort: 3479, TLS: true, NoIPv6: true},
+			{Port: 443, TLS: true, IPv4: other},
+			{STUNPort: 3480},
+		}
+	})
+	m, err := r.Map()
+	if err != nil {
+		t.Fatal(err)
+	}
+	nodes := m.Regions[r.RegionID].Nodes
+	if len(nodes) != 5 {
+		t.Fatalf("%d nodes", len(nodes))
+	}
+	first := *nodes[0]
+	spare := func(change func(*derpmap.Node)) derpmap.Node {
+		n := first
+		n.CanPort80 = false
+		change(&n)
+		return n
+	}
+	want := []derpmap.Node{
+		first,
+		spare(func(n *derpmap.Node) { n.Name, n.DERPPort, n.STUNPort = r.NodeName+"-b", 8443, -1 }),
+		spare(func(n *derpmap.Node) { n.Name, n.DERPPort, n.STUNPort, n.IPv6 = r.NodeName+"-c", 9443, 3479, "" }),
+		spare(func(n *derpmap.Node) {
+			n.Name, n.STUNPort, n.HostName, n.IPv4, n.IPv6 = r.NodeName+"-d", -1, "203.0.113.9", "203.0.113.9", ""
+		}),
+		spare(func(n *derpmap.Node) {
+			n.Name, n.STUNPort, n.STUNOnly, n.CertName = r.NodeName+"-e", 3480, true, ""
+		}),
+	}
+	for i, w := range want {
+		if *nodes[i] != w {
+			t.Errorf("node %d: %+v\nwant %+v", i, *nodes[i], w)
+		}
+	}
+	if !first.CanPort80 || first.Name != r.NodeName || first.CertName == "" {
+		t.Errorf("the first node: %+v", first)
+	}
+}
+
+// TestFamilyOff: a domain may lead to an address at which the port is closed.
+func TestFamilyOff(t *testing.T) {
+	for _, c := range []struct {
+		hostname     string
+		no4, no6     bool
+		want4, want6 string
+		wantHost     string
+	}{
+		{"relay.example.com", false, true, "198.51.100.7", "none", "relay.example.com"},
+		{"relay.example.com", true, false, "none", "2001:db8::7", "relay.example.com"},
+		{"", false, true, "198.51.100.7", "", "198.51.100.7"},
+		{"", true, false, "", "2001:db8::7", "2001:db8::7"},
+		{"198.51.100.9", true, false, "198.51.100.9", "2001:db8::7", "198.51.100.9"},
+	} {
+		n := node(t, lab(func(r *derpmap.Relay) {
+			r.Hostname, r.IPv4, r.IPv6, r.Port, r.NoIPv4, r.NoIPv6 = c.hostname, addr("198.51.100.7"), addr("2001:db8::7"), 8443, c.no4, c.no6
+		}))
+		if n.HostName != c.wantHost || n.IPv4 != c.want4 || n.IPv6 != c.want6 {
+			t.Errorf("%+v: %q %q %q", c, n.HostName, n.IPv4, n.IPv6)
+		}
+	}
+}

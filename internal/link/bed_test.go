@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"io"
+	"maps"
 	"math/big"
 	"net"
 	"testing"
@@ -58,7 +59,9 @@ type kind struct {
 // needs OpenSSL.
 func kinds() (all []kind) {
 	chacha := []uint16{tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256}
-	for name, accept := range map[string]func(net.Conn, *tls.Config) *Conn{"default": Accept, "portable": AcceptPortable} {
+	forms := map[string]func(net.Conn, *tls.Config) *Conn{"default": Accept, "portable": AcceptPortable}
+	maps.Copy(forms, moreForms())
+	for name, accept := range forms {
 		all = append(all,
 			kind{name + "/plain", accept, 0, nil},
 			kind{name + "/TLS 1.2", accept, tls.VersionTLS12, nil},

@@ -18,7 +18,7 @@ import (
 const (
 	readSize    = 48 << 10 // bytes asked of the socket at once; more than a record
 	scratchSize = 96 << 10 // plaintext of one turn: the largest frame, and a record more
-	keepPartial = 2 << 10  // bytes that a connection may hold to keep the start of a frame
+	keepPartial = 2 << 10  // bytes that a connection may hold for good, to keep the start of a frame
 	// maxEcho bounds, in bytes, what TLS itself may write while it reads (answers
 	// to KeyUpdate, alerts) until the peer has taken all that waits for it.
 	maxEcho = 64 << 10
@@ -40,10 +40,12 @@ type fast struct {
 	// Owned by the reading goroutine.
 	turn    Turn
 	readFn  func(fd uintptr) bool
-	cipher  []byte // read from the socket, not used yet; in a borrowed buffer, or in carry
-	carry   *chunk // where cipher waits for the rest of its record; nil when it is empty or borrowed
+	rearm   func(fd int) bool // rearm, or in a test what an older kernel would do
+	cipher  []byte            // read from the socket, not used yet; in a borrowed buffer, or in carry
+	carry   *chunk            // where cipher waits for the rest of its record; nil when it is empty or borrowed
 	eof     bool
-	partial []byte // plaintext that turn has not used, while the socket is empty
+	partial []byte // plaintext that turn has not used, while the socket is empty, if it is short
+	held    *chunk // the same if it is long: the scratch buffer itself, to go on with
 	result  error  // why fill ends
 	stopped bool   // turn said stop
 
@@ -71,15 +73,15 @@ type outgoing struct {
 }
 
 func acceptFast(raw net.Conn, cfg *tls.Config) *Conn {
-	tcp, ok := raw.(*net.TCPConn)
-	if !ok {
+	tcp := tcpOf(raw)
+	if tcp == nil {
 		return nil
 	}
 	sock, err := tcp.SyscallConn()
 	if err != nil {
 		return nil // it is closed: the portable form will say so
 	}
-	f := &fast{sock: sock}
+	f := &fast{sock: sock, rearm: rearm}
 	c := &Conn{Conn: raw, raw: raw, codec: f}
 	f.conn = c
 	if cfg != nil {
@@ -91,6 +93,27 @@ func acceptFast(raw net.Conn, cfg *tls.Config) *Conn {
 	f.out.writeFn = func(fd uintptr) { f.out.write(int(fd)) }
 	f.out.waitFn = func(fd uintptr) bool { return f.out.writeSome(int(fd)) }
 	return c
+}
+
+// readAhead makes b what TLS reads first. It is for before the handshake.
+func (f *fast) readAhead(b []byte) { f.feed.ahead = b }
+
+// overTCP is a connection whose address is not that of its socket, as one that
+// came through a proxy.
+type overTCP interface {
+	// TCP returns the socket. Nothing stands between it and the connection's bytes.
+	TCP() *net.TCPConn
+}
+
+// tcpOf returns the socket under a connection; nil when it is no TCP socket alone.
+func tcpOf(raw net.Conn) *net.TCPConn {
+	switch c := raw.(type) {
+	case *net.TCPConn:
+		return c
+	case overTCP:
+		return c.TCP()
+	}
+	return nil
 }
 
 // begin turns the connection into a codec, once.
@@ -164,15 +187,15 @@ func (f *fast) readable(fd uintptr) bool {
 			f.result = net.ErrClosed
 			return true
 		}
-		if n == len(space) && rearm(int(fd)) {
-			return false // it is the others' turn
-		}
-		if n < len(space) && n > 0 && !f.hungUp.Load() {
-			// The socket is empty: another read would only say so. But an end of the
-			// stream that came together with the data gives no second event; check
-			// looks for it later.
+		if n > 0 && !f.hungUp.Load() {
+			// An end of the stream that came together with the data gives no second
+			// event, nor does a reset after a full read; check looks for it later.
 			f.unsure.Store(true)
-			return false
+			// After a short read the socket is empty: another would only say so. After
+			// a full one it is the others' turn.
+			if n < len(space) || f.rearm(int(fd)) {
+				return false
+			}
 		}
 	}
 }
@@ -219,15 +242,54 @@ func (f *fast) check() {
 // digest decrypts what was read and hands it to turn, until too little is left.
 // The answers that TLS itself has written leave with it.
 func (f *fast) digest() {
-	scratch := getChunk(scratchPool)
-	defer func() { putChunk(scratchPool, scratch) }()
-	plain := append(scratch.b[:0], f.partial...)
-	plain = plain[:len(plain):min(cap(plain), MaxHeld)]
-	if f.partial = f.partial[:0]; cap(f.partial) > keepPartial {
-		f.partial = nil
+	scratch := f.scratch()
+	plain, err := f.turns(scratch)
+	if f.out.echoed.Load() {
+		f.out.echoed.Store(false)
+		f.flush() // its error shows at the next flush or read
 	}
-	var err error
-	for err == nil {
+	left := len(plain)
+	if waits := f.stopped || errors.Is(err, errAgain); waits {
+		f.hold(scratch, plain)
+		return
+	}
+	putScratch(scratch)
+	if err != nil {
+		// TLS takes an end within a record, of which it was given nothing, for one between two.
+		f.result = ended(err, left+len(f.cipher))
+	}
+}
+
+// scratch borrows a buffer that begins with what the last turn left.
+func (f *fast) scratch() *chunk {
+	scratch := f.held
+	if f.held = nil; scratch == nil {
+		scratch = getChunk(scratchPool)
+		scratch.b = append(scratch.b, f.partial...)
+		f.partial = f.partial[:0]
+	}
+	return scratch
+}
+
+// hold keeps plain, which is in scratch, until there is more. What is long stays
+// where it is: a peer that sends a large frame a byte at a time must not have it
+// copied each time.
+func (f *fast) hold(scratch *chunk, plain []byte) {
+	if len(plain) > keepPartial {
+		scratch.b = plain
+		f.held = scratch
+		return
+	}
+	f.partial = append(f.partial, plain...)
+	putScratch(scratch)
+}
+
+// turns decrypts into scratch and calls turn. It returns what turn has not used,
+// and errAgain when the socket must be read first.
+func (f *fast) turns(scratch *chunk) (plain []byte, err error) {
+	plain = scratch.b
+	plain = plain[:len(plain):min(cap(plain), MaxHeld)]
+	for err == nil && !f.stopped {
 		if len(plain) == cap(plain) {
 			if plain, err = f.roomier(scratch, plain); err != nil {
 				break
@@ -248,21 +310,8 @@ func (f *fast) digest() {
 		if turnErr != nil {
 			err = turnErr
 		}
-		if f.stopped {
-			break
-		}
 	}
-	if f.out.echoed.Load() {
-		f.out.echoed.Store(false)
-		f.flush() // its error shows at the next flush or read
-	}
-	switch {
-	case f.stopped, errors.Is(err, errAgain):
-		f.partial = append(f.partial, plain...)
-	case err != nil:
-		// TLS takes an end within a record, of which it was given nothing, for one between two.
-		f.result = ended(err, len(plain)+len(f.cipher))
-	}
+	return plain, err
 }
 
 // roomier makes room for more plaintext when a turn could use none of a full
@@ -274,7 +323,7 @@ func (f *fast) roomier(scratch *chunk, plain []byte) ([]byte, error) {
 	bigger := make([]byte, len(plain), min(2*cap(plain), MaxHeld))
 	copy(bigger, plain)
 	scratch.b = bigger
-	return bigger, nil
+	return bigger, nil // the garbage collector has the smaller one
 }
 
 // decrypt appends plaintext until there is no more, or no room. It returns

@@ -4,13 +4,17 @@ import (
 	"bytes"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"runtime"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 )
 
@@ -140,7 +144,10 @@ func TestFillTakesAnyFragmentation(t *testing.T) {
 					rt.Fatalf("Fill: %v", f.result)
 				}
 			}
-			if got = append(got, f.partial...); !bytes.Equal(got, want) {
+			if got = append(got, f.partial...); f.held != nil {
+				got = append(got, f.held.b...)
+			}
+			if !bytes.Equal(got, want) {
 				rt.Fatalf("%d of %d bytes came out, or others", len(got), len(want))
 			}
 			peer.Close()
@@ -252,6 +259,144 @@ func TestFastPathDoesNotAllocate(t *testing.T) {
 			c.Doom()
 			served.Wait()
 		})
+	}
+}
+
+// moreForms has the fast form as it is on kernels where a socket cannot be made to
+// report again.
+func moreForms() map[string]func(net.Conn, *tls.Config) *Conn {
+	return map[string]func(net.Conn, *tls.Config) *Conn{"no rearm": func(raw net.Conn, cfg *tls.Config) *Conn {
+		c := Accept(raw, cfg)
+		c.codec.(*fast).rearm = func(int) bool { return false }
+		return c
+	}}
+}
+
+// A reset that came before, after data that fills the read buffer exactly, gives
+// no event, whatever the reader asks of the socket; only Check finds it.
+func TestResetAfterAFullRead(t *testing.T) {
+	for _, reads := range []int{1, 2} {
+		k := kind{accept: Accept}
+		c, peer := k.open(t, func(s *net.TCPConn) {
+			if err := errors.Join(s.SetReadBuffer(1<<20), s.SetWriteBuffer(1<<20)); err != nil {
+				t.Fatal(err)
+			}
+		})
+		if _, err := peer.Write(make([]byte, reads*readSize)); err != nil {
+			t.Fatal(err)
+		}
+		idle := time.NewTicker(time.Millisecond) // to wait for it lets Go's poller take the events
+		defer idle.Stop()
+		for range 10_000 {
+			if <-idle.C; c.codec.(*fast).readableBytes() == reads*readSize {
+				break
+			}
+		}
+		if err := errors.Join(peer.(*net.TCPConn).SetLinger(0), peer.Close()); err != nil {
+			t.Fatal(err)
+		}
+		c.codec.(*fast).awaitHangup(t)
+		for range 20 {
+			<-idle.C
+		}
+		got := 0
+		err := fillChecked(c, func(b []byte) (int, bool, error) {
+			got += len(b)
+			return len(b), false, nil
+		})
+		if got != reads*readSize || !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, io.EOF) {
+			t.Errorf("%d reads: %d bytes, %v", reads, got, err)
+		}
+	}
+}
+
+func (f *fast) readableBytes() (n int) {
+	_ = f.sock.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
+	return n
+}
+
+func (f *fast) awaitHangup(t *testing.T) {
+	t.Helper()
+	_ = f.sock.Control(func(fd uintptr) {
+		polled := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+		if n, err := unix.Poll(polled[:], 10_000); n != 1 || err != nil {
+			t.Errorf("the reset does not come: %d, %v", n, err)
+		}
+	})
+}
+
+// A large frame that comes a byte at a time is neither copied nor thrown away for
+// each: strangers may send one before they are known.
+func TestDribbleMakesNoGarbage(t *testing.T) {
+	const have, more = 60 << 10, 500
+	c, peer := secure(t, tls.VersionTLS13)
+	next := make(chan struct{}, 1)
+	go func() {
+		peer.Write(make([]byte, have))
+		for range next {
+			peer.Write([]byte{1})
+		}
+	}()
+	var before, after runtime.MemStats
+	if err := c.Fill(func(b []byte) (int, bool, error) {
+		switch len(b) {
+		case have:
+			runtime.ReadMemStats(&before)
+		case have + more:
+			close(next)
+			return len(b), true, nil
+		}
+		if len(b) >= have {
+			next <- struct{}{}
+		}
+		return 0, false, nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	runtime.ReadMemStats(&after)
+	if each := (after.TotalAlloc - before.TotalAlloc) / more; each > 1<<10 && !raceEnabled {
+		t.Errorf("%d bytes of garbage for each byte that came", each)
+	}
+	if f := c.codec.(*fast); f.held != nil {
+		t.Error("the buffer is still held")
+	}
+}
+
+// Whatever is left when a turn stops, ciphertext and plaintext, comes at the next
+// Fill, once and in order.
+func TestStopAndRefill(t *testing.T) {
+	for _, version := range []uint16{0, tls.VersionTLS12, tls.VersionTLS13} {
+		for seed := range uint64(8) {
+			k := kind{accept: Accept, version: version}
+			c, peer := k.open(t)
+			want := pattern(400 << 10)
+			go func() {
+				random := rand.New(rand.NewPCG(seed, 1))
+				for rest := want; len(rest) > 0; {
+					n := min(len(rest), 1+random.IntN(1+random.IntN(30<<10)))
+					peer.Write(rest[:n])
+					rest = rest[n:]
+				}
+			}()
+			random := rand.New(rand.NewPCG(seed, 2))
+			for got := 0; got < len(want); {
+				if err := fillChecked(c, func(b []byte) (int, bool, error) {
+					if !bytes.HasPrefix(want[got:], b) {
+						return 0, false, fmt.Errorf("at byte %d comes something else", got)
+					}
+					used := len(b)
+					if used < 70<<10 && got+used < len(want) && random.IntN(2) == 0 {
+						used = random.IntN(used + 1)
+					}
+					got += used
+					return used, got == len(want) || random.IntN(3) == 0, nil
+				}); err != nil {
+					t.Fatalf("TLS %x, seed %d: %v", version, seed, err)
+				}
+			}
+			peer.Close()
+			c.Close()
+		}
 	}
 }
 

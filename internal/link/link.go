@@ -54,12 +54,32 @@ type Conn struct {
 }
 
 // Accept makes a Conn of an accepted connection, in the fast form where there is
-// one. With cfg it becomes the server side of TLS; without, it is plain.
+// one: over a *net.TCPConn, or what says by a method TCP that it is one. With cfg it becomes the server side of TLS; without, it is plain.
 func Accept(raw net.Conn, cfg *tls.Config) *Conn {
 	if c := acceptFast(raw, cfg); c != nil {
 		return c
 	}
 	return AcceptPortable(raw, cfg)
+}
+
+// AcceptAhead is Accept for a connection from which ahead was read already: TLS,
+// or whoever reads without it, is given that first. It takes ahead over.
+func AcceptAhead(raw net.Conn, cfg *tls.Config, ahead []byte) *Conn {
+	switch {
+	case len(ahead) == 0:
+		return Accept(raw, cfg)
+	case cfg == nil:
+		c := Accept(raw, nil)
+		c.Unread(ahead)
+		return c
+	}
+	if c := acceptFast(raw, cfg); c != nil {
+		if f, ok := c.codec.(interface{ readAhead(b []byte) }); ok {
+			f.readAhead(ahead)
+			return c
+		}
+	}
+	return AcceptPortable(&resumed{Conn: raw, ahead: ahead}, cfg)
 }
 
 // AcceptPortable is Accept in the portable form.
@@ -78,6 +98,15 @@ func Over(nc net.Conn) *Conn {
 	c := &Conn{Conn: nc, raw: nc}
 	c.codec = &portable{conn: c}
 	return c
+}
+
+// RemoteAddr returns the address of the connection that Accept was given.
+func (c *Conn) RemoteAddr() net.Addr { return c.raw.RemoteAddr() }
+
+// Fast reports whether the connection has the fast form.
+func (c *Conn) Fast() bool {
+	_, portable := c.codec.(*portable)
+	return !portable
 }
 
 // Handshake completes TLS, if there is any. The connection's deadlines hold.

@@ -40,3 +40,11 @@ func putChunk(p *sync.Pool, c *chunk) {
 		p.Put(c)
 	}
 }
+
+// putScratch gives a scratch buffer back, unless a frame has made it grow: the
+// pool is not for the occasional large one, which a stranger can provoke.
+func putScratch(c *chunk) {
+	if cap(c.b) == scratchSize {
+		putChunk(scratchPool, c)
+	}
+}

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net/netip"
+	"net"
 	"syscall"
 	"time"
 )
@@ -19,7 +19,7 @@ const (
 // Owned by the accept loop.
 type failures struct {
 	logger *slog.Logger
-	addr   netip.AddrPort
+	addr   net.Addr
 	wait   time.Duration
 	causes map[string]*cause // by errno's text, so it cannot grow without bound
 }

@@ -1,15 +1,17 @@
-// Package listen is the front door: it binds a TCP address, accepts connections
-// whatever happens, and bounds how many of them are still unfinished.
+// Package listen is the front door: it opens a TCP address or a unix socket, or
+// takes one from systemd, accepts connections whatever happens, learns from a
+// proxy whose they are, and bounds how many of them are still unfinished.
 package listen
 
 import (
 	"context"
 	"errors"
-	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -37,11 +39,25 @@ type Options struct {
 	// acknowledgement before the kernel gives the connection up, in whole
 	// milliseconds. Linux only, ignored elsewhere. 0: as the system has it.
 	UserTimeout time.Duration
+	// Exempt are the networks that no share of MaxPending bounds: of proxies, behind
+	// each of which are many clients.
+	Exempt []netip.Prefix
 	// MaxPending bounds the connections that are not ready yet; one source, an IPv4
 	// address or IPv6 /64 that is not loopback, may have a sixteenth of them.
 	// 0: DefaultMaxPending.
 	MaxPending int
-	// Logger hears of failing accepts. nil: nobody does.
+	// Proxies are the networks of proxies that speak the PROXY protocol, version 1
+	// or 2: a connection from there must begin with its header, and is its client's
+	// from then on. From elsewhere the header is not read.
+	Proxies []netip.Prefix
+	// ProxyUnix: who connects over a unix socket is such a proxy.
+	ProxyUnix bool
+	// Mode is that of a unix socket. 0: 0660.
+	Mode fs.FileMode
+	// Inherited holds the sockets that systemd has passed. nil: none.
+	Inherited *Inherited
+	// Logger hears of failing accepts and of proxies that send no header. nil:
+	// nobody does.
 	Logger *slog.Logger
 }
 
@@ -49,28 +65,53 @@ type Options struct {
 // once the connection has finished its login or belongs to somebody who bounds
 // it otherwise; that frees its place among the unfinished. ctx is the one given
 // to Serve. When it is done, the handler must come to its end.
+//
+// c is a *net.TCPConn, a *Proxied over one, or another connection, as over a unix
+// socket: then its address is no IP address unless a proxy named one.
 type Handler func(ctx context.Context, c net.Conn, ready func())
 
-// Door is a bound TCP address.
+// Door is an open address.
 type Door struct {
 	listener   net.Listener
 	logger     *slog.Logger
 	maxPending int64
+	proxies    []netip.Prefix
+	proxyUnix  bool
+	keepAlive  *net.KeepAliveConfig // for each connection; nil: the listener sets it
 
 	accepted     atomic.Uint64
 	refusedFull  atomic.Uint64
 	acceptErrors atomic.Uint64
 	panics       atomic.Uint64
+	badProxy     atomic.Uint64
+	badHeader    rate.Sometimes
 	pending      atomic.Int64 // raised by the accept loop alone
 	open         atomic.Int64
 	sources      sources
 }
 
-// Listen binds addr, "HOST:PORT" with an empty host for all addresses of both
-// families. The error says what to do next. The Door must be served or closed.
+// Listen opens addr, which is one of
+//
+//   - HOST:PORT. An empty host is every address of both families; 0.0.0.0 every
+//     one of IPv4 alone, [::] every one of IPv6 alone. Port 0 is a free one.
+//   - "unix:" and a path: a socket that the Door removes when it closes. One that a
+//     dead process left behind is replaced. Not available on Windows.
+//   - "systemd" or "systemd:NAME": a stream socket of Options.Inherited.
+//
+// The error says what to do next. The Door must be served or closed.
 //
 // MPTCP is off: the kernel's has no TCP_USER_TIMEOUT.
 func Listen(ctx context.Context, addr string, o Options) (*Door, error) {
+	if path, ok := strings.CutPrefix(addr, unixPrefix); ok {
+		l, err := listenUnix(path, o)
+		if err != nil {
+			return nil, err
+		}
+		return newDoor(l, o), nil
+	}
+	if IsInherited(addr) {
+		return listenInherited(addr, o)
+	}
 	config := net.ListenConfig{
 		KeepAliveConfig: keepAlive(o.KeepAlive),
 		Control: func(_, _ string, c syscall.RawConn) error {
@@ -78,15 +119,47 @@ func Listen(ctx context.Context, addr string, o Options) (*Door, error) {
 		},
 	}
 	config.SetMultipathTCP(false)
-	listener, err := config.Listen(ctx, "tcp", addr)
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, bindError(addr, o.Flag, err)
+	}
+	listener, err := config.Listen(ctx, networkOf(host), addr)
 	if err != nil {
 		return nil, bindError(addr, o.Flag, err)
 	}
 	return newDoor(listener, o), nil
 }
 
+// listenInherited gives a socket of systemd's the options that Listen gives to
+// its own, as far as it takes them: MPTCP takes less than TCP.
+func listenInherited(addr string, o Options) (*Door, error) {
+	l, err := o.Inherited.Listener(addr, o.Flag)
+	if err != nil {
+		return nil, err
+	}
+	d := newDoor(l, o)
+	tcp, ok := l.(*net.TCPListener)
+	if !ok {
+		return d, nil
+	}
+	config := keepAlive(o.KeepAlive)
+	d.keepAlive = &config
+	raw, err := tcp.SyscallConn()
+	if err == nil {
+		err = setSocketOptions(raw, o.UserTimeout)
+	}
+	if err != nil {
+		d.logger.Warn("a socket of systemd's does not take all options, so that dead clients are found later; "+
+			"hint: leave SocketProtocol=mptcp out of the .socket unit", "addr", d.Where(), "err", err)
+	}
+	return d, nil
+}
+
 func newDoor(l net.Listener, o Options) *Door {
-	d := &Door{listener: l, logger: o.Logger, maxPending: int64(o.MaxPending)}
+	d := &Door{
+		listener: l, logger: o.Logger, maxPending: int64(o.MaxPending), proxies: o.Proxies, proxyUnix: o.ProxyUnix,
+		badHeader: rate.Sometimes{First: 1, Interval: logEvery},
+	}
 	if d.logger == nil {
 		d.logger = slog.New(slog.DiscardHandler)
 	}
@@ -94,6 +167,7 @@ func newDoor(l net.Listener, o Options) *Door {
 		d.maxPending = DefaultMaxPending
 	}
 	d.sources.limit = max(1, d.maxPending/shareOfPending)
+	d.sources.exempt = o.Exempt
 	return d
 }
 
@@ -105,31 +179,6 @@ func keepAlive(idle time.Duration) net.KeepAliveConfig {
 		return net.KeepAliveConfig{Enable: true, Idle: systemDefault, Interval: systemDefault, Count: systemDefault}
 	}
 	return net.KeepAliveConfig{Enable: true, Idle: idle}
-}
-
-// bindError says what to do about an address that cannot be had.
-func bindError(addr, flag string, err error) error {
-	setting := flag
-	if setting == "" {
-		setting = "the listen address"
-	}
-	var hint string
-	switch {
-	case errors.Is(err, syscall.EADDRINUSE):
-		hint = "another program has this port: stop it, or choose another port with " + setting
-	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
-		hint = "ports below 1024 need privilege: run as root, give the binary the right with " +
-			"setcap cap_net_bind_service=+ep, or choose another port with " + setting
-	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		hint = "no interface has this address: leave the host out to listen on all, or correct " + setting
-	default:
-		hint = "write " + setting + " as HOST:PORT, such as :443 or 192.0.2.1:443"
-	}
-	// The operation and address of a net.OpError only repeat what is said here.
-	if op, ok := errors.AsType[*net.OpError](err); ok {
-		err = op.Err
-	}
-	return fmt.Errorf("cannot listen on %q: %w; hint: %s", addr, err, hint)
 }
 
 // Addr returns the bound address, with the port that the system chose when 0
@@ -147,6 +196,15 @@ func (d *Door) Addr() netip.AddrPort {
 // handlers have. A Door that is served until its context ends needs no Close.
 func (d *Door) Close() error { return d.listener.Close() }
 
+// Where returns the bound address as people write it: HOST:PORT, or unix: and a
+// path.
+func (d *Door) Where() string {
+	if a := d.Addr(); a.IsValid() {
+		return a.String()
+	}
+	return unixPrefix + d.listener.Addr().String()
+}
+
 // Serve accepts connections and runs handle for each on its own goroutine,
 // until ctx is done or the Door is closed. A failing accept never ends it. It
 // closes the listener, waits until all handlers have returned, and returns nil.
@@ -157,7 +215,7 @@ func (d *Door) Serve(ctx context.Context, handle Handler) error {
 	var handlers sync.WaitGroup
 	defer handlers.Wait()
 
-	fails := failures{logger: d.logger, addr: d.Addr()}
+	fails := failures{logger: d.logger, addr: d.listener.Addr()}
 	full := rate.Sometimes{First: 1, Interval: logEvery}
 	for {
 		c, err := d.listener.Accept()
@@ -187,16 +245,17 @@ func (d *Door) Serve(ctx context.Context, handle Handler) error {
 // source.
 func (d *Door) enter(c net.Conn) (leave func(), ok bool) {
 	if d.pending.Load() < d.maxPending {
-		leave, ok = d.sources.enter(c)
+		leave, ok = func() {}, true
+		if !d.isProxy(c) { // a proxy's clients are counted once they are known
+			leave, ok = d.sources.enter(c)
+		}
 	}
 	if !ok {
-		d.refusedFull.Add(1)
-		if tcp, ok := c.(*net.TCPConn); ok {
-			// A reset tells the client at once, and leaves no TIME_WAIT here.
-			_ = tcp.SetLinger(0) // if it fails, closing says goodbye properly
-		}
-		_ = c.Close() // there is nobody to tell
+		d.refuse(c)
 		return nil, false
+	}
+	if tcp, ok := c.(*net.TCPConn); ok && d.keepAlive != nil {
+		_ = tcp.SetKeepAliveConfig(*d.keepAlive) // it may be gone already
 	}
 	d.accepted.Add(1)
 	d.pending.Add(1)
@@ -204,12 +263,59 @@ func (d *Door) enter(c net.Conn) (leave func(), ok bool) {
 	return leave, true
 }
 
+// refuse closes a connection that is one too many.
+func (d *Door) refuse(c net.Conn) {
+	d.refusedFull.Add(1)
+	if linger, ok := c.(interface{ SetLinger(sec int) error }); ok {
+		// A reset tells the client at once, and leaves no TIME_WAIT here.
+		_ = linger.SetLinger(0) // if it fails, closing says goodbye properly
+	}
+	_ = c.Close() // there is nobody to tell
+}
+
 func (d *Door) run(ctx context.Context, c net.Conn, handle Handler, leave func()) {
 	defer d.open.Add(-1)
 	ready := sync.OnceFunc(func() { d.pending.Add(-1); leave() })
-	defer ready()
+	defer func() { ready() }()
 	defer d.survive(c)
+	if d.isProxy(c) {
+		client, clientLeaves, ok := d.welcome(ctx, c)
+		if !ok {
+			return
+		}
+		c, leave = client, clientLeaves
+	}
 	handle(ctx, c, ready)
+}
+
+// welcome learns from a proxy whose connection it is, and counts that source in.
+// A connection that it does not take is closed.
+func (d *Door) welcome(ctx context.Context, c net.Conn) (client net.Conn, leave func(), ok bool) {
+	client, err := unveil(ctx, c)
+	if err != nil {
+		d.unnamed(ctx, c, err)
+		_ = c.Close() // there is nobody to tell
+		return nil, nil, false
+	}
+	if leave, ok = d.sources.enter(client); !ok {
+		d.refuse(client)
+		return nil, nil, false
+	}
+	return client, leave, true
+}
+
+// unnamed counts and tells of a proxy's connection without a good header. One
+// that carried no byte is the proxy's check whether the port is open.
+func (d *Door) unnamed(ctx context.Context, c net.Conn, err error) {
+	if ctx.Err() != nil || errors.Is(err, errNothing) {
+		return
+	}
+	d.badProxy.Add(1)
+	d.badHeader.Do(func() {
+		d.logger.Warn("a connection from an address in proxy_protocol did not begin with a good PROXY header and was closed; "+
+			"hint: let the proxy send one, or take its address out of proxy_protocol",
+			"addr", c.RemoteAddr(), "times", d.badProxy.Load(), "err", err)
+	})
 }
 
 // survive keeps a bug that one client has found from ending the relay for all:
@@ -231,6 +337,7 @@ type Stats struct {
 	RefusedFull  uint64 `json:"refused_full"`  // connections closed because too many were unfinished
 	AcceptErrors uint64 `json:"accept_errors"` // failed calls of accept
 	Panics       uint64 `json:"panics"`        // connections that met a bug and were closed for it
+	BadProxy     uint64 `json:"bad_proxy"`     // connections of proxies without a good PROXY header
 	Pending      int64  `json:"pending"`       // connections now that are not ready
 	Open         int64  `json:"open"`          // connections now, ready or not
 }
@@ -242,6 +349,7 @@ func (d *Door) Stats() Stats {
 		RefusedFull:  d.refusedFull.Load(),
 		AcceptErrors: d.acceptErrors.Load(),
 		Panics:       d.panics.Load(),
+		BadProxy:     d.badProxy.Load(),
 		Pending:      d.pending.Load(),
 		Open:         d.open.Load(),
 	}

@@ -3,6 +3,7 @@ package listen
 import (
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 )
 
@@ -17,13 +18,15 @@ type sources struct {
 	mu    sync.Mutex
 	count map[netip.Prefix]int64 // Guarded by mu.
 	limit int64
+
+	exempt []netip.Prefix // not counted
 }
 
 // enter counts c in, unless its source has its share already. leave must be
 // called once when the connection is not unfinished any more.
 func (s *sources) enter(c net.Conn) (leave func(), ok bool) {
 	from := sourceOf(c.RemoteAddr())
-	if !from.IsValid() {
+	if !from.IsValid() || s.exempts(c.RemoteAddr()) {
 		return func() {}, true
 	}
 	s.mu.Lock()
@@ -36,6 +39,18 @@ func (s *sources) enter(c net.Conn) (leave func(), ok bool) {
 	}
 	s.count[from]++
 	return func() { s.leave(from) }, true
+}
+
+func (s *sources) exempts(a net.Addr) bool {
+	if len(s.exempt) == 0 {
+		return false
+	}
+	tcp, ok := a.(*net.TCPAddr)
+	if !ok {
+		return false
+	}
+	ip := tcp.AddrPort().Addr().Unmap().WithZone("")
+	return slices.ContainsFunc(s.exempt, func(p netip.Prefix) bool { return p.Contains(ip) })
 }
 
 func (s *sources) leave(from netip.Prefix) {

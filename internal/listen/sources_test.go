@@ -2,6 +2,7 @@ package listen
 
 import (
 	"net"
+	"net/netip"
 	"testing"
 )
 
@@ -60,5 +61,19 @@ func TestOneSourceCannotFillTheDoor(t *testing.T) {
 	}
 	if len(s.count) != 3 {
 		t.Errorf("%d sources are held", len(s.count))
+	}
+}
+
+func TestProxiesAreNotOneSource(t *testing.T) {
+	s := sources{limit: 1, exempt: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}}
+	for range 10 {
+		if _, ok := s.enter(comesFrom("::ffff:198.51.100.1")); !ok {
+			t.Fatal("a proxy is bounded")
+		}
+	}
+	_, first := s.enter(comesFrom("192.0.2.1"))
+	_, second := s.enter(comesFrom("192.0.2.1"))
+	if !first || second {
+		t.Errorf("another source: %v, %v", first, second)
 	}
 }

@@ -32,6 +32,7 @@ func (p *peer) pumpSafely(wait bool) (idle bool) {
 		if cause := recover(); cause != nil {
 			p.server.log.Error("sending to a peer met a bug in Detour; please report this",
 				"peer", p.key, "addr", p.addr, "err", cause, "stack", string(debug.Stack()))
+			p.server.counts.dropped(dropWriteError, &p.inFlight)
 			p.end(fmt.Errorf("bug while sending: %v", cause))
 			p.out.quit()
 			idle = true

@@ -66,6 +66,7 @@ type outbox struct {
 	news     queue          // who came and went: it goes last, so that a peer's packets come before its end
 	pongs    int            // in control
 	flushing bool           // a flusher is at work, and will look again
+	claimant uint64         // the last peer that was told to flush what waits now; 0: none
 	closed   bool           // nothing is taken any more
 	flusher  sync.WaitGroup // counts flushing; Add under mu while not closed
 }
@@ -78,20 +79,24 @@ func (q *queue) size() int {
 	return len(q.buf.b) - q.head
 }
 
-// room returns q's buffer with space for n more bytes at its end, moving frames
-// to the front when that saves growing.
+// room returns q's buffer with space for n more bytes at its end. Frames move to
+// the front, or to a larger buffer, only when that leaves half of it free: a
+// queue that is full and loses a packet for each new one must not be copied for
+// each. So the buffer is at most twice the queue, and each byte moves about once.
 func (q *queue) room(n int) *buffer {
 	if q.buf == nil {
 		q.buf, q.head = getBuffer(n), 0
 	}
 	b := q.buf
-	if q.head > 0 && len(b.b)+n > cap(b.b) {
+	switch {
+	case len(b.b)+n <= cap(b.b):
+	case q.head >= cap(b.b)/2 && q.size()+n <= cap(b.b):
 		b.b = b.b[:copy(b.b, b.b[q.head:])]
 		q.head = 0
-	}
-	if len(b.b)+n > cap(b.b) {
-		q.buf = getBuffer(len(b.b) + n)
-		q.buf.b = append(q.buf.b, b.b...)
+	default:
+		q.buf = getBuffer(max(q.size()+n, cap(b.b)+1))
+		q.buf.b = append(q.buf.b, b.b[q.head:]...)
+		q.head = 0
 		putBuffer(b)
 	}
 	return q.buf
@@ -134,11 +139,11 @@ func (q *queue) take() (b *buffer, head int, l load) {
 type pushed struct {
 	dropped load // the oldest packets of its class, which made room
 	closed  bool // the peer is gone: the packet was not taken
-	first   bool // the caller must flush this outbox
+	flush   bool // the caller must flush this outbox
 }
 
-// push queues a packet.
-func (o *outbox) push(from key.Public, packet []byte, c class) (r pushed) {
+// push queues a packet that the peer with the id by has sent.
+func (o *outbox) push(by uint64, from key.Public, packet []byte, c class) (r pushed) {
 	maxPackets, maxBytes := dataPackets, dataBytes
 	if c == classDisco {
 		maxPackets, maxBytes = discoPackets, discoBytes
@@ -148,7 +153,11 @@ func (o *outbox) push(from key.Public, packet []byte, c class) (r pushed) {
 	if o.closed {
 		return pushed{closed: true}
 	}
-	r.first = o.idle()
+	// The first to come is to flush at the end of its batch. So is the next, if it
+	// comes before: it need not wait for what else the first has to do.
+	if r.flush = !o.flushing && o.claimant != by; r.flush {
+		o.claimant = by
+	}
 	r.dropped = o.packets[c].push(from, packet, maxPackets, maxBytes)
 	return r
 }
@@ -189,11 +198,7 @@ func (o *outbox) pushPong(d derp.PingData) bool {
 	return true
 }
 
-// idle reports whether nothing waits and nobody flushes. Called with mu held.
-func (o *outbox) idle() bool {
-	return !o.flushing && o.empty()
-}
-
+// empty reports whether nothing waits. Called with mu held.
 func (o *outbox) empty() bool {
 	return o.control.buf == nil && o.packets[classDisco].buf == nil && o.packets[classData].buf == nil && o.news.buf == nil
 }
@@ -206,7 +211,7 @@ func (o *outbox) begin() bool {
 	if o.flushing || o.closed || o.empty() {
 		return false
 	}
-	o.flushing = true
+	o.flushing, o.claimant = true, 0
 	o.flusher.Add(1)
 	return true
 }

@@ -19,6 +19,7 @@ type outboxModel struct {
 	packets       [classes][][]byte
 	pongs         int
 	sent          uint64 // numbers the packets
+	claimant      uint64 // who was last told to flush
 }
 
 func sizeOf(frames [][]byte) (n int) {
@@ -95,7 +96,7 @@ func TestOutboxModel(t *testing.T) {
 				t.Fatalf("shut lost %d packets, want %d", lost[c].packets, len(m.packets[c]))
 			}
 		}
-		if r := o.push(source, nil, classData); !r.closed || o.pushControl(nil) || o.pushNews(nil, 1) || o.pushPong(derp.PingData{}) || o.begin() {
+		if r := o.push(1, source, nil, classData); !r.closed || o.pushControl(nil) || o.pushNews(nil, 1) || o.pushPong(derp.PingData{}) || o.begin() {
 			t.Fatal("a closed outbox takes something")
 		}
 	})
@@ -109,10 +110,12 @@ func pushBoth(t *rapid.T, o *outbox, m *outboxModel, from key.Public, size int, 
 	packet := binary.BigEndian.AppendUint64(nil, m.sent)
 	m.sent++
 	packet = append(packet, make([]byte, max(0, size-len(packet)))...)
-	idle := m.empty()
+	by := 1 + m.sent/5%3
+	flush := m.claimant != by
+	m.claimant = by
 	want := m.push(c, derp.AppendRecvPacket(nil, from, packet))
-	if r := o.push(from, packet, c); r.closed || r.dropped != want || r.first != idle {
-		t.Fatalf("%v packet of %d bytes: %+v, want dropped %+v, first %v", c, len(packet), r, want, idle)
+	if r := o.push(by, from, packet, c); r.closed || r.dropped != want || r.flush != flush {
+		t.Fatalf("%v packet of %d bytes: %+v, want dropped %+v, flush %v", c, len(packet), r, want, flush)
 	}
 }
 
@@ -163,6 +166,56 @@ func takeBoth(t *rapid.T, o *outbox, m *outboxModel) {
 	*m = outboxModel{sent: m.sent}
 }
 
+// A full queue drops a packet for each new one. That must not move the queue each
+// time: it is 256 KiB, and moved under the receiver's lock.
+func TestFullQueueIsNotMoved(t *testing.T) {
+	source := key.NewPrivate().Public()
+	for _, size := range []int{91, 400, 475, 1400, 9000, derp.MaxPacket} {
+		var o outbox
+		packet := make([]byte, size)
+		const pushes = 5000
+		moved, wrote := 0, 0
+		for range pushes {
+			q := &o.packets[classData]
+			buf, head := q.buf, q.head
+			o.push(1, source, packet, classData)
+			if wrote += size; q.buf != buf || q.head < head {
+				moved += q.size()
+			}
+		}
+		if moved > 2*wrote+2*dataBytes {
+			t.Errorf("packets of %d bytes: %d bytes moved for %d pushed", size, moved, wrote)
+		}
+		o.shut()
+	}
+}
+
+// Two peers send to a third, and the first is kept busy by a fourth: the second's
+// packet does not wait for that.
+func TestFlushDoesNotWaitForOthersWork(t *testing.T) {
+	s := New(Options{Key: key.NewPrivate()})
+	join := func(l Link) *peer {
+		p := s.newPeer(Conn{Link: l}, key.NewPrivate().Public(), derp.ClientParams{}, false)
+		s.admitPeer(p)
+		return p
+	}
+	busy, receiver := &broken{}, new(sink)
+	first, second, fourth, third := join(new(sink)), join(new(sink)), join(busy), join(receiver)
+	before := receiver.frames
+	busy.meanwhile = func() {
+		busy.meanwhile = nil
+		second.turn(derp.AppendSendPacket(nil, third.key, []byte("from the second")))
+		if receiver.frames != before+2 {
+			t.Errorf("%d packets have left, want both", receiver.frames-before)
+		}
+	}
+	batch := derp.AppendSendPacket(nil, fourth.key, []byte("to the fourth"))
+	first.turn(derp.AppendSendPacket(batch, third.key, []byte("from the first")))
+	if busy.meanwhile != nil || receiver.frames != before+2 {
+		t.Errorf("%d packets left in the end, want 2", receiver.frames-before)
+	}
+}
+
 // checkBoth compares what waits, and that memory is what the constants promise.
 func checkBoth(t *rapid.T, o *outbox, m *outboxModel) {
 	limits := [classes]int{dataBytes, dataBytes}
@@ -201,8 +254,8 @@ func TestFlusherIsNotKept(t *testing.T) {
 	s := New(Options{Key: key.NewPrivate()})
 	l := new(busy)
 	p := s.newPeer(Conn{Link: l}, key.NewPrivate().Public(), derp.ClientParams{}, false)
-	l.more = func() { p.out.push(p.key, []byte("one more"), classData) }
-	p.out.push(p.key, []byte("the first"), classData)
+	l.more = func() { p.out.push(p.id, p.key, []byte("one more"), classData) }
+	p.out.push(p.id, p.key, []byte("the first"), classData)
 	if !p.out.begin() {
 		t.Fatal("nothing to flush")
 	}

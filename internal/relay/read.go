@@ -171,7 +171,7 @@ func (p *peer) forward(from, to key.Public, packet []byte) {
 }
 
 func (p *peer) queue(dst *peer, from key.Public, packet []byte, c class) {
-	r := dst.out.push(from, packet, c)
+	r := dst.out.push(p.id, from, packet, c)
 	if r.closed {
 		p.server.counts.dropOne(dropGone, c, len(packet))
 		return
@@ -179,7 +179,7 @@ func (p *peer) queue(dst *peer, from key.Public, packet []byte, c class) {
 	if r.dropped.packets > 0 {
 		p.server.counts.drop(dropQueueHead, c, r.dropped)
 	}
-	if r.first {
+	if r.flush {
 		p.touch(dst)
 	}
 }

@@ -68,6 +68,7 @@ func TestPackets(t *testing.T) {
 	run(t, "order within a class, disco first", func(t *testing.T) {
 		s := start(t)
 		a, b := relaytest.Dial(t, s), relaytest.Dial(t, s)
+		synctest.Wait() // whoever sent b its ServerInfo would take the batch half pushed
 		var frames []byte
 		for i := range 20 {
 			packet := fmt.Sprint("data ", i)

@@ -103,8 +103,9 @@ func (s *Server) sweep() {
 		}
 		p.nextBeat += p.beatPeriod
 		beat = derp.AppendKeepAlive(beat[:0])
-		p.out.pushControl(beat)
-		s.counts.keepAlives.Add(1)
+		if p.out.pushControl(beat) {
+			s.counts.keepAlives.Add(1)
+		}
 		p.flush()
 	})
 }

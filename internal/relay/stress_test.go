@@ -3,8 +3,10 @@ package relay_test
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"os"
 	"runtime"
 	"strconv"
@@ -164,36 +166,47 @@ func TestStress(t *testing.T) {
 			t.Fatalf("DETOUR_STRESS: %v", err)
 		}
 	}
-	relaytest.EachForm(t, func(t *testing.T, form relaytest.Form) {
-		server := open()
-		s := &storm{t: t, front: relaytest.Listen(t, server, form), until: time.Now().Add(length)}
-		for range 20 {
-			s.keys = append(s.keys, key.NewPrivate())
-		}
-		seed := uint64(time.Now().UnixNano())
-		t.Logf("seed %d", seed)
-		var clients sync.WaitGroup
-		for i := range 30 {
-			random := rand.New(rand.NewPCG(seed, uint64(i)))
-			clients.Go(func() {
-				for time.Now().Before(s.until) && !t.Failed() {
-					s.live(random)
-				}
-			})
-		}
-		clients.Wait()
-		st := server.Stats()
-		received, out, dropped := totals(st)
-		t.Logf("%d connections; clients sent %d packets, %d came in, %d went out, %d came; dropped %+v",
-			s.conns.Load(), s.sent.Load(), received, out, s.ok.Load(), st.Dropped)
-		if received != out+dropped {
-			t.Errorf("%d packets came in, %d went out and %d were dropped: %d are not accounted for",
-				received, out, dropped, int64(received-out-dropped))
-		}
-		if s.ok.Load() > out || s.ok.Load() == 0 || st.Connections != 0 || st.Peers != 0 {
-			t.Errorf("%d packets arrived of %d; %d connections and %d keys are left", s.ok.Load(), out, st.Connections, st.Peers)
-		}
+	relaytest.EachForm(t, func(t *testing.T, form relaytest.Form) { stress(t, form, length, nil) })
+	// With hardly any room in the kernel every write is a partial one.
+	t.Run("tiny socket buffers", func(t *testing.T) {
+		stress(t, relaytest.DefaultForm(), length, func(c *net.TCPConn) {
+			if err := errors.Join(c.SetReadBuffer(4<<10), c.SetWriteBuffer(4<<10)); err != nil {
+				t.Error(err)
+			}
+		})
 	})
+}
+
+func stress(t *testing.T, form relaytest.Form, length time.Duration, sockets func(*net.TCPConn)) {
+	server := open()
+	s := &storm{t: t, front: relaytest.Listen(t, server, form), until: time.Now().Add(length)}
+	s.front.Sockets = sockets
+	for range 20 {
+		s.keys = append(s.keys, key.NewPrivate())
+	}
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	var clients sync.WaitGroup
+	for i := range 30 {
+		random := rand.New(rand.NewPCG(seed, uint64(i)))
+		clients.Go(func() {
+			for time.Now().Before(s.until) && !t.Failed() {
+				s.live(random)
+			}
+		})
+	}
+	clients.Wait()
+	st := server.Stats()
+	received, out, dropped := totals(st)
+	t.Logf("%d connections; clients sent %d packets, %d came in, %d went out, %d came; dropped %+v",
+		s.conns.Load(), s.sent.Load(), received, out, s.ok.Load(), st.Dropped)
+	if received != out+dropped {
+		t.Errorf("%d packets came in, %d went out and %d were dropped: %d are not accounted for",
+			received, out, dropped, int64(received-out-dropped))
+	}
+	if s.ok.Load() > out || s.ok.Load() == 0 || st.Connections != 0 || st.Peers != 0 {
+		t.Errorf("%d packets arrived of %d; %d connections and %d keys are left", s.ok.Load(), out, st.Connections, st.Peers)
+	}
 }
 
 func totals(st relay.Stats) (received, sent, dropped uint64) {
@@ -341,7 +354,8 @@ func TestWaves(t *testing.T) {
 			after[i] = heap()
 		}
 		t.Logf("heap after each wave of %d: %d, %d KB", size, after[0]>>10, after[1]>>10)
-		if float64(after[1]) > 1.1*float64(after[0]) {
+		// 50 bytes for each connection, beyond what the heap varies by itself.
+		if grown := int(after[1]) - int(after[0]); grown > 64<<10+50*size || float64(after[1]) > 1.1*float64(after[0]) {
 			t.Errorf("%d bytes after the first wave, %d after the second", after[0], after[1])
 		}
 	})

@@ -15,10 +15,10 @@ const samePortTries = 10
 // bindFunc opens a socket; network is udp4 or udp6, and udp6 takes no IPv4.
 type bindFunc func(network string, at netip.AddrPort) (socket, error)
 
-// Listen opens the sockets for addr, "host:port" with host an IP address or empty. An empty host and "::" mean every
-// address of both families, as they do for TCP: one IPv4 and one IPv6 socket, so that an IPv4 client is seen with its
-// IPv4 address, or on a host without IPv6 the first alone. "0.0.0.0" means every IPv4 address; any other host is one
-// socket. Port 0 is a free port, the same for both families.
+// Listen opens the sockets for addr, "host:port" with host an IP address or empty. An empty host means every address of
+// both families: one IPv4 and one IPv6 socket, so that an IPv4 client is seen with its IPv4 address, or on a host without
+// IPv6 the first alone. "0.0.0.0" means every IPv4 address, "::" every IPv6 address; any other host is one socket. Port 0
+// is a free port, the same for both families.
 //
 // Listen may be called more than once before Serve. After an error the sockets of earlier calls are still open: call
 // Close. The error ends in what the operator can do.
@@ -85,7 +85,7 @@ func parseListenAddr(addr string) (at netip.AddrPort, both bool, err error) {
 		}
 	}
 	ip = ip.Unmap()
-	return netip.AddrPortFrom(ip, uint16(port)), ip == netip.IPv6Unspecified(), nil
+	return netip.AddrPortFrom(ip, uint16(port)), host == "", nil
 }
 
 func networkOf(ip netip.Addr) string {
@@ -122,6 +122,29 @@ type udpSocket struct {
 
 	// Owned by the loop that receives and replies.
 	asked askedAddr
+}
+
+// ListenOn takes a socket that others have opened, to answer on it as on those of Listen.
+func (s *Server) ListenOn(packets net.PacketConn) error {
+	conn, ok := packets.(*net.UDPConn)
+	if !ok {
+		return fmt.Errorf("stun: a %T is no UDP socket; hint: pass one of ListenDatagram= with a port number", packets)
+	}
+	bound, err := netip.ParseAddrPort(conn.LocalAddr().String())
+	if err != nil {
+		return fmt.Errorf("stun: read the address of a passed socket: %w; hint: pass one of ListenDatagram= with a port number", err)
+	}
+	if bound.Addr().IsUnspecified() {
+		raw, err := conn.SyscallConn()
+		if err == nil {
+			err = controlSocket(networkOf(bound.Addr()), "", raw)
+		}
+		if err != nil {
+			return fmt.Errorf("stun: prepare a passed socket: %w; hint: report this", err)
+		}
+	}
+	s.sockets = append(s.sockets, &udpSocket{conn: conn, local: bound})
+	return nil
 }
 
 // bindUDP is the bindFunc outside of tests.

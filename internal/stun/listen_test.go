@@ -15,7 +15,7 @@ import (
 func TestListenAddr(t *testing.T) {
 	for addr, want := range map[string]string{
 		":3478":                  "[::]:3478 both",
-		"[::]:3478":              "[::]:3478 both",
+		"[::]:3478":              "[::]:3478",
 		":0":                     "[::]:0 both",
 		"0.0.0.0:3478":           "0.0.0.0:3478",
 		"192.0.2.1:65535":        "192.0.2.1:65535",

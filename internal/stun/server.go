@@ -28,6 +28,9 @@ const (
 type Options struct {
 	Mode   Mode         // which requests are answered
 	Logger *slog.Logger // nil for silence
+	// OneSource is called once, by the loop that answers, when the first requests, as many as tell, have all come from one
+	// private address: a translator of addresses stands before the server, or nobody else has come yet. nil: nobody asks.
+	OneSource func(netip.Addr)
 }
 
 // Server answers binding requests over UDP. On Linux an answer leaves from the address that the request was sent to.
@@ -39,6 +42,7 @@ type Server struct {
 	logger *slog.Logger
 	bind   bindFunc
 	count  counters
+	first  firstSources
 
 	// Written by Listen alone, only read afterwards.
 	sockets []socket
@@ -76,7 +80,7 @@ func New(o Options) *Server {
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
-	return &Server{mode: o.Mode, logger: logger, bind: bindUDP}
+	return &Server{mode: o.Mode, logger: logger, bind: bindUDP, first: firstSources{tell: o.OneSource}}
 }
 
 // Addrs returns the bound addresses, one for each socket, in the order in which they were opened.
@@ -149,6 +153,7 @@ func (s *Server) answer(ctx context.Context, sock socket) {
 			continue
 		}
 		s.countFamily(from.Addr())
+		s.first.note(from.Addr())
 		if err := sock.reply(AppendResponse(out, tx, from), from); err != nil {
 			if ctx.Err() != nil {
 				return

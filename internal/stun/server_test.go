@@ -277,6 +277,12 @@ func serve(t *testing.T, s *Server, addr string) {
 	if err := s.Listen(addr); err != nil {
 		t.Fatal(err)
 	}
+	run(t, s)
+}
+
+// run serves what is open until the test ends.
+func run(t *testing.T, s *Server) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(ctx) }()
@@ -337,21 +343,55 @@ func needIPv6(t *testing.T) {
 
 func TestBothFamiliesOnWildcard(t *testing.T) {
 	needIPv6(t)
-	for _, listen := range []string{":0", "[::]:0"} {
-		t.Run(listen, func(t *testing.T) {
-			s := New(Options{})
-			serve(t, s, listen)
-			addrs := s.Addrs()
-			if len(addrs) != 2 || addrs[0].Port() != addrs[1].Port() || addrs[0].Addr().String() != "0.0.0.0" || addrs[1].Addr().String() != "::" {
-				t.Fatalf("bound to %v, want both families on one port", addrs)
-			}
-			if n := ask(t, dial(t, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), addrs[0].Port()))); n != 32 {
-				t.Errorf("IPv4 answer has %d bytes, want 32", n)
-			}
-			if n := ask(t, dial(t, netip.AddrPortFrom(netip.IPv6Loopback(), addrs[1].Port()))); n != 44 {
-				t.Errorf("IPv6 answer has %d bytes, want 44", n)
-			}
-		})
+	s := New(Options{})
+	serve(t, s, ":0")
+	addrs := s.Addrs()
+	if len(addrs) != 2 || addrs[0].Port() != addrs[1].Port() || addrs[0].Addr().String() != "0.0.0.0" || addrs[1].Addr().String() != "::" {
+		t.Fatalf("bound to %v, want both families on one port", addrs)
+	}
+	if n := ask(t, dial(t, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), addrs[0].Port()))); n != 32 {
+		t.Errorf("IPv4 answer has %d bytes, want 32", n)
+	}
+	if n := ask(t, dial(t, netip.AddrPortFrom(netip.IPv6Loopback(), addrs[1].Port()))); n != 44 {
+		t.Errorf("IPv6 answer has %d bytes, want 44", n)
+	}
+}
+
+// TestIPv6Wildcard: the port is free for another program over IPv4.
+func TestIPv6Wildcard(t *testing.T) {
+	needIPv6(t)
+	s := New(Options{})
+	serve(t, s, "[::]:0")
+	addrs := s.Addrs()
+	if len(addrs) != 1 || addrs[0].Addr() != netip.IPv6Unspecified() {
+		t.Fatalf("bound to %v, want IPv6 alone", addrs)
+	}
+	if n := ask(t, dial(t, netip.AddrPortFrom(netip.IPv6Loopback(), addrs[0].Port()))); n != 44 {
+		t.Errorf("IPv6 answer has %d bytes, want 44", n)
+	}
+}
+
+// TestPassedSocket: one for both families, as systemd makes it, tells IPv4 clients
+// their IPv4 address.
+func TestPassedSocket(t *testing.T) {
+	needIPv6(t)
+	conn, err := net.ListenPacket("udp", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := New(Options{})
+	if err := s.ListenOn(conn); err != nil {
+		t.Fatal(err)
+	}
+	port := s.Addrs()[0].Port()
+	run(t, s)
+	for addr, want := range map[string]int{"127.0.0.1": 32, "::1": 44} {
+		if n := ask(t, dial(t, netip.AddrPortFrom(netip.MustParseAddr(addr), port))); n != want {
+			t.Errorf("the answer to %s has %d bytes, want %d", addr, n, want)
+		}
+	}
+	if err := s.ListenOn(nil); err == nil {
+		t.Error("took nothing for a socket")
 	}
 }
 

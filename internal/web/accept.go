@@ -20,11 +20,30 @@ import (
 // which bounds it from there. When ctx is done it ends at once, or with the
 // relay once that has it.
 func (s *Server) ServeConn(ctx context.Context, raw net.Conn, ready func()) {
-	c := link.Accept(raw, s.tls)
+	s.serveConn(ctx, raw, s.tls, s.router, ready)
+}
+
+// ServePlain is ServeConn for a connection whose TLS, if any, a proxy has ended.
+func (s *Server) ServePlain(ctx context.Context, raw net.Conn, ready func()) {
+	s.serveConn(ctx, raw, nil, nil, ready)
+}
+
+func (s *Server) serveConn(ctx context.Context, raw net.Conn, cfg *tls.Config, router Router, ready func()) {
+	until := time.Now().Add(greetLimit)
+	var ahead []byte
+	if router != nil {
+		var forward func(context.Context, func())
+		if ahead, forward = s.look(ctx, raw, until); forward != nil {
+			defer func() { _ = raw.Close() }() // there is nobody to tell
+			forward(ctx, ready)
+			return
+		}
+	}
+	c := link.AcceptAhead(raw, cfg, ahead)
 	defer func() { _ = c.Close() }() // there is nobody to tell
 	var up upgrade
 	var err error
-	relay.Apart(func() { up, err = s.greet(ctx, raw, c) })
+	relay.Apart(func() { up, err = s.greet(ctx, raw, c, until) })
 	if err != nil {
 		c.Doom() // no farewell: it would wait for a peer that does not read
 		s.debug(raw, err)
@@ -45,10 +64,20 @@ func (s *Server) ServeConn(ctx context.Context, raw net.Conn, ready func()) {
 	})
 }
 
+// look asks the router about a connection. An error is not told: TLS meets it
+// again.
+func (s *Server) look(ctx context.Context, raw net.Conn, until time.Time) (ahead []byte, forward func(context.Context, func())) {
+	_ = raw.SetDeadline(until)
+	release := context.AfterFunc(ctx, func() { _ = raw.SetDeadline(longAgo) })
+	defer release()
+	relay.Apart(func() { ahead, forward = s.router.Look(raw) })
+	return ahead, forward
+}
+
 // greet takes c through TLS and finds out what its first request is. A request
 // other than a raw upgrade is there to be read again; a raw upgrade is used up.
-func (s *Server) greet(ctx context.Context, raw net.Conn, c *link.Conn) (upgrade, error) {
-	if err := c.SetDeadline(time.Now().Add(greetLimit)); err != nil {
+func (s *Server) greet(ctx context.Context, raw net.Conn, c *link.Conn, until time.Time) (upgrade, error) {
+	if err := c.SetDeadline(until); err != nil {
 		return upgrade{}, fmt.Errorf("set a deadline: %w", err)
 	}
 	release := context.AfterFunc(ctx, c.Doom)
@@ -159,19 +188,24 @@ func (s *Server) serveRaw(ctx context.Context, c *link.Conn, up upgrade, loggedI
 			return
 		}
 	}
+	addr := s.proxies.client(c, up.via)
 	err := s.relay.ServeConn(ctx, relay.Conn{
 		Link:     c,
-		Addr:     remoteAddr(c),
+		Addr:     addr,
 		NotIdeal: up.notIdeal,
 		LoggedIn: loggedIn,
 	})
-	s.debug(c, err)
+	s.ended(addr, err)
 }
 
-// debug logs why a connection ended. What strangers do is not for the operator.
-func (s *Server) debug(c net.Conn, err error) {
+// debug logs why a connection ended that has not said who its client is.
+func (s *Server) debug(c net.Conn, err error) { s.ended(remoteAddr(c), err) }
+
+// ended logs why a client's connection ended. What strangers do is not for the
+// operator.
+func (s *Server) ended(addr netip.AddrPort, err error) {
 	if err != nil && s.logger.Enabled(context.Background(), slog.LevelDebug) {
-		s.logger.Debug("connection ended", "addr", remoteAddr(c), "err", err)
+		s.logger.Debug("connection ended", "addr", addr, "err", err)
 	}
 }
 

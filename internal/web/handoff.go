@@ -42,6 +42,7 @@ func newBackend(h http.Handler, logger *slog.Logger) *backend {
 			WriteTimeout:      writeLimit,
 			IdleTimeout:       idleLimit,
 			ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
+			ConnContext:       withHanded,
 		},
 		door: &handoff{conns: make(chan *handed), closed: make(chan struct{})},
 	}
@@ -108,6 +109,19 @@ type handed struct {
 	back   chan takeover
 	closed chan struct{}
 	once   sync.Once
+}
+
+type handedKey struct{}
+
+// withHanded lets a handler find the connection of its request.
+func withHanded(ctx context.Context, c net.Conn) context.Context {
+	return context.WithValue(ctx, handedKey{}, c)
+}
+
+// handedOf returns the connection that a request came on, or nil.
+func handedOf(ctx context.Context) *handed {
+	h, _ := ctx.Value(handedKey{}).(*handed) // nil otherwise
+	return h
 }
 
 // takeover is how a handler leaves a connection that it took from net/http.

@@ -79,10 +79,18 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Connection", "close")
 		write(w, "")
 	case "/robots.txt":
+		if s.fallback != nil {
+			s.toFallback(w, r)
+			return
+		}
 		secure(w.Header())
 		w.Header().Set("Content-Type", plainType)
 		write(w, "User-agent: *\nDisallow: /\n")
 	default:
+		if s.fallback != nil {
+			s.toFallback(w, r)
+			return
+		}
 		s.front.serve(w, r)
 	}
 }

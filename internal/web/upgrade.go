@@ -21,6 +21,7 @@ type upgrade struct {
 	kind      upgradeKind
 	fastStart bool // no HTTP response is wanted
 	notIdeal  bool // the client named another relay as its ideal one
+	via       via  // what proxies say about the client
 }
 
 // decide is the only place that reads a request for an upgrade. The method, the
@@ -35,6 +36,7 @@ func decide(r *http.Request) upgrade {
 	up := upgrade{
 		fastStart: r.Header.Get(derp.FastStartHeader) == "1",
 		notIdeal:  r.Header.Get(derp.IdealNodeHeader) != "",
+		via:       viaOf(r.Header),
 	}
 	switch strings.ToLower(r.Header.Get("Upgrade")) {
 	case strings.ToLower(derp.UpgradeProtocol):
@@ -42,7 +44,7 @@ func decide(r *http.Request) upgrade {
 	case "websocket":
 		protocols := strings.Join(r.Header.Values("Sec-WebSocket-Protocol"), ",")
 		if strings.Contains(strings.ToLower(protocols), derp.WebSocketProtoID) {
-			return upgrade{kind: webSocket} // fast start and ideal node are not read there
+			return upgrade{kind: webSocket, via: up.via} // fast start and ideal node are not read there
 		}
 		up.kind = rawDERP
 	default:

@@ -5,12 +5,17 @@
 //
 // A connection goes this way:
 //
-//  1. accept.go: TLS, then the request's header is looked at, within greetLimit.
+//  1. accept.go: with a Router, the name that the client asks for may send the
+//     connection elsewhere. TLS, then the request's header is looked at, within
+//     greetLimit.
 //  2. upgrade.go: decide says whether it asks for DERP. A raw upgrade is
 //     answered and served right here, without net/http's buffers.
 //  3. handoff.go: anything else goes, unread, to net/http, and site.go answers.
 //  4. An upgrade that net/http comes to see (a WebSocket, or the second request
 //     of a connection) is given back and served as in step 2.
+//
+// Behind proxies, forwarded.go finds the client's address in the request. With a
+// fallback, fallback.go has the site answer what is not the relay's.
 package web
 
 import (
@@ -19,6 +24,7 @@ import (
 	"context"
 	"crypto/tls"
 	"log/slog"
+	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,10 +39,16 @@ const (
 	greetLimit = 10 * time.Second
 	// farewell is how long it may take to end a connection with a last word.
 	farewell = time.Second
+	// siteLimit is how long the site behind fallback, or its client, may take no
+	// byte.
+	siteLimit = time.Minute
 	// maxHead is the largest header in bytes, with its empty line, that is
 	// served without net/http. Clients send some 200.
 	maxHead = 8 << 10
 )
+
+// longAgo is a deadline that has passed.
+var longAgo = time.Unix(1, 0)
 
 // Relay serves connections that are upgraded.
 type Relay interface {
@@ -48,6 +60,15 @@ type Relay interface {
 	PublicKey() key.Public
 }
 
+// Router shares the port with other servers, by the name in the ClientHello.
+type Router interface {
+	// Look reads the beginning of raw, within raw's deadline. When the connection
+	// is another's, forward serves it until it ends or ctx is done, and calls ready
+	// once it is bounded otherwise. If not, forward is nil, and ahead is what was
+	// read.
+	Look(raw net.Conn) (ahead []byte, forward func(ctx context.Context, ready func()))
+}
+
 // Options are what a Server needs.
 type Options struct {
 	Relay Relay       // must not be nil
@@ -56,6 +77,9 @@ type Options struct {
 	// or the http or https URL to redirect to. What is none of these is taken
 	// for neutral: the config checks it.
 	FrontPage string
+	Fallback  *Fallback    // answers what is not the relay's, instead of the front page. nil: nobody does
+	Proxies   Proxies      // believed about who the client is
+	Router    Router       // nil: every connection is ours
 	Logger    *slog.Logger // hears of connections that fail, at debug. nil: nobody does
 }
 
@@ -64,6 +88,9 @@ type Server struct {
 	relay     Relay
 	tls       *tls.Config
 	front     frontPage
+	fallback  *Fallback
+	proxies   Proxies
+	router    Router
 	logger    *slog.Logger
 	switching []byte // the whole 101 response
 	heads     sync.Pool
@@ -78,6 +105,9 @@ func New(o Options) *Server {
 		relay:     o.Relay,
 		tls:       o.TLS,
 		front:     newFrontPage(o.FrontPage),
+		fallback:  o.Fallback,
+		proxies:   o.Proxies,
+		router:    o.Router,
 		logger:    orSilent(o.Logger),
 		switching: switchingProtocols(o.Relay.PublicKey()),
 	}
@@ -89,7 +119,10 @@ func New(o Options) *Server {
 // Serve runs the net/http side until ctx is done, then closes its connections
 // and waits until those that came to the relay through it have ended too. It
 // may be called once.
-func (s *Server) Serve(ctx context.Context) error { return s.http.serve(ctx) }
+func (s *Server) Serve(ctx context.Context) error {
+	defer s.fallback.close()
+	return s.http.serve(ctx)
+}
 
 func orSilent(l *slog.Logger) *slog.Logger {
 	if l == nil {
@@ -126,6 +159,7 @@ type Stats struct {
 	Upgrades     UpgradeStats `json:"upgrades"`
 	HTTPConns    uint64       `json:"http_conns"`    // connections handed to net/http
 	HTTPRequests uint64       `json:"http_requests"` // requests that net/http read, upgrades among them
+	Fallback     *SiteStats   `json:"fallback,omitempty"`
 }
 
 // TLSFailures are handshakes that failed, by cause.
@@ -157,6 +191,7 @@ type UpgradeStats struct {
 func (s *Server) Stats() Stats {
 	failed := func(f tlsFailure) uint64 { return s.counts.tlsFailures[f].Load() }
 	return Stats{
+		Fallback: s.fallback.stats(),
 		TLSFailures: TLSFailures{
 			PlainHTTP:  failed(plainHTTP),
 			NotTLS:     failed(notTLS),

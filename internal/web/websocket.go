@@ -44,12 +44,13 @@ func (s *Server) serveWebSocket(ctx context.Context, h *handed, t takeover) {
 	// The relay ends its links itself when ctx is done.
 	stream := websocket.NetConn(context.WithoutCancel(ctx), t.webSocket, websocket.MessageBinary)
 	t.webSocket.SetReadLimit(maxMessage) // NetConn has taken the limit away
+	addr := s.proxies.client(h, t.upgrade.via)
 	err := s.relay.ServeConn(ctx, relay.Conn{
 		Link:     link.Over(stream),
-		Addr:     remoteAddr(h),
+		Addr:     addr,
 		NotIdeal: t.upgrade.notIdeal,
 	})
-	s.debug(h, err)
+	s.ended(addr, err)
 	_ = h.SetDeadline(time.Now().Add(farewell)) // fails only when it is closed already
 	_ = stream.Close()                          // there is nobody to tell
 }

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/detour-relay/detour/internal/unixsock"
 )
 
 func mustListen(t *testing.T, addr string) net.Listener {
@@ -86,18 +88,6 @@ func TestSocketUmask(t *testing.T) {
 	}
 }
 
-func TestPrivateDir(t *testing.T) {
-	old := syscall.Umask(0)
-	defer syscall.Umask(old)
-	dir, err := makePrivateDir(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if info, err := os.Stat(dir); err != nil || info.Mode() != fs.ModeDir|0o700 {
-		t.Errorf("directory %v, %v, want mode 0700", info.Mode(), err)
-	}
-}
-
 func TestLiveSocketStays(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "admin.sock")
 	mustListen(t, "unix:"+path)
@@ -161,7 +151,7 @@ func TestListenErrors(t *testing.T) {
 	wantError(t, err, "missing", "; hint: make that directory")
 
 	// Fits itself, but the name it is bound under at first does not.
-	short := filepath.Join(dir, strings.Repeat("d", maxSocketPath-len(dir)-3))
+	short := filepath.Join(dir, strings.Repeat("d", unixsock.MaxPath-len(dir)-3))
 	if err := os.Mkdir(short, 0o700); err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,198 @@
+package cert
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// Phase is how far a rotation has come. Clients dial the first node of a region
+// whose TCP connects and do not try the next one when its certificate is another
+// than the map says, so at no time may a port show a certificate that a map in
+// use does not name for that port. That is why a rotation takes a second port.
+type Phase string
+
+// The phases, in their order.
+const (
+	// PhaseBoth: the old certificate on the relay's port, the new one on the second
+	// port, and a map that names both.
+	PhaseBoth Phase = "both"
+	// PhaseMoved: the relay's port is closed, so that clients with either map come
+	// to the second port. The map names the second port alone.
+	PhaseMoved Phase = "moved"
+	// PhaseClosing: the new certificate on both ports. The map names the relay's
+	// port alone, as before the rotation.
+	PhaseClosing Phase = "closing"
+
+	// phaseSwapping is only ever seen after a crash: the new pair is being given the
+	// old one's name.
+	phaseSwapping Phase = "swapping"
+)
+
+// RotationUnused is how long a port must have had no login before the relay
+// closes it by itself.
+const RotationUnused = 7 * 24 * time.Hour
+
+// Rotation is the change of a pinned certificate for a new one, as it is kept
+// beside the certificate. The command changes it, the relay follows.
+type Rotation struct {
+	Phase  Phase     `json:"phase"`
+	Listen string    `json:"listen"`  // second port, as a listen setting
+	Since  time.Time `json:"since"`   // when the phase began, UTC
+	NewPin string    `json:"new_pin"` // as the map's CertName
+}
+
+// Errors of the steps of a rotation, for errors.Is.
+var (
+	ErrNoRotation  = errors.New("no rotation is under way")
+	ErrRotating    = errors.New("a rotation is under way already")
+	ErrWrongPhase  = errors.New("the rotation is not at that step")
+	errBadRotation = errors.New("the rotation's file is damaged")
+)
+
+// RotationFiles returns where a rotation of the pair keeps its state and the new
+// pair, all beside certFile.
+func RotationFiles(certFile string) (state, nextCert, nextKey string) {
+	base := certFile[:len(certFile)-len(filepath.Ext(certFile))]
+	return base + "-rotation.json", base + "-next.crt", base + "-next.key"
+}
+
+// LoadRotation returns the rotation of the pair that is under way, or
+// ErrNoRotation. One that a crash interrupted is completed first.
+func LoadRotation(certFile, keyFile string) (Rotation, error) {
+	state, _, _ := RotationFiles(certFile)
+	var r Rotation
+	data, err := readFile(state, "rotation", "--state-dir")
+	if _, statErr := os.Lstat(state); errors.Is(statErr, fs.ErrNotExist) {
+		return r, ErrNoRotation
+	}
+	if err != nil {
+		return r, err
+	}
+	if err := json.Unmarshal(data, &r); err != nil {
+		return r, fmt.Errorf("%w: %s: %v; hint: put it back from a backup; without it the relay serves %s alone", errBadRotation, state, err, certFile)
+	}
+	switch r.Phase {
+	case PhaseBoth, PhaseMoved, PhaseClosing:
+		return r, nil
+	case phaseSwapping:
+		return r.swap(certFile, keyFile)
+	}
+	return r, fmt.Errorf("%w: %s: there is no phase %q; hint: was it written by a newer Detour?", errBadRotation, state, r.Phase)
+}
+
+// BeginRotation makes a new pair for names and the state that says that it is
+// served on listen. It returns ErrRotating when there is one already.
+func BeginRotation(certFile, keyFile, listen string, names []string, now time.Time) (Rotation, error) {
+	if _, err := LoadRotation(certFile, keyFile); !errors.Is(err, ErrNoRotation) {
+		return Rotation{}, errors.Join(ErrRotating, err)
+	}
+	_, nextCert, nextKey := RotationFiles(certFile)
+	for _, left := range []string{nextKey, nextCert} { // by one that was interrupted before it began
+		if err := os.Remove(left); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return Rotation{}, writeFault(err)
+		}
+	}
+	c, _, err := LoadOrCreatePin(nextCert, nextKey, names, now)
+	if err != nil {
+		return Rotation{}, err
+	}
+	os.Remove(nextCert + ".lock") // it is of no further use, and is made again when wanted
+	r := Rotation{Phase: PhaseBoth, Listen: listen, Since: now.UTC().Truncate(time.Second), NewPin: c.Pin()}
+	return r, r.save(certFile)
+}
+
+// Withdraw goes on to PhaseMoved.
+func (r Rotation) Withdraw(certFile string, now time.Time) (Rotation, error) {
+	if r.Phase != PhaseBoth {
+		return r, ErrWrongPhase
+	}
+	r.Phase, r.Since = PhaseMoved, now.UTC().Truncate(time.Second)
+	return r, r.save(certFile)
+}
+
+// Finish gives the new pair the old one's name and goes on to PhaseClosing. The
+// old pair is kept beside it, with .old behind its name.
+func (r Rotation) Finish(certFile, keyFile string, now time.Time) (Rotation, error) {
+	if r.Phase != PhaseMoved {
+		return r, ErrWrongPhase
+	}
+	for _, file := range []string{certFile, keyFile} {
+		if err := copyFile(file, file+".old"); err != nil {
+			return r, writeFault(err)
+		}
+	}
+	r.Phase, r.Since = phaseSwapping, now.UTC().Truncate(time.Second)
+	if err := r.save(certFile); err != nil {
+		return r, err
+	}
+	return r.swap(certFile, keyFile)
+}
+
+// swap may be done again at any point at which it was interrupted.
+func (r Rotation) swap(certFile, keyFile string) (Rotation, error) {
+	_, nextCert, nextKey := RotationFiles(certFile)
+	for _, move := range [][2]string{{nextKey, keyFile}, {nextCert, certFile}} {
+		if err := os.Rename(move[0], move[1]); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return r, writeFault(err)
+		}
+	}
+	if err := syncDir(filepath.Dir(certFile)); err != nil {
+		return r, writeFault(err)
+	}
+	r.Phase = PhaseClosing
+	return r, r.save(certFile)
+}
+
+// End forgets the rotation, in PhaseBoth with the new pair and in PhaseClosing
+// without the second port.
+func (r Rotation) End(certFile string) error {
+	if r.Phase != PhaseBoth && r.Phase != PhaseClosing {
+		return ErrWrongPhase
+	}
+	state, nextCert, nextKey := RotationFiles(certFile)
+	for _, file := range []string{state, nextCert, nextKey} {
+		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return writeFault(err)
+		}
+	}
+	return nil
+}
+
+func (r Rotation) save(certFile string) error {
+	data, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode the rotation: %w", err)
+	}
+	state, _, _ := RotationFiles(certFile)
+	return replaceFile(state, append(data, '\n'), 0o644)
+}
+
+// replaceFile puts data at path at once and whole.
+func replaceFile(path string, data []byte, mode os.FileMode) error {
+	staged, err := stage(path, data, mode)
+	if err != nil {
+		return writeFault(err)
+	}
+	defer os.Remove(staged) // fails once it is renamed, as it should
+	if err := os.Rename(staged, path); err != nil {
+		return writeFault(err)
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+func copyFile(from, to string) error {
+	data, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	info, err := os.Stat(from)
+	if err != nil {
+		return err
+	}
+	return replaceFile(to, data, info.Mode().Perm())
+}
