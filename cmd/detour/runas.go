@@ -41,7 +41,9 @@ func planRootless(cfg config.Config, derper bool, log *slog.Logger) (*rootless, 
 	case cfg.CertMode == config.CertPin:
 		p.Keeps = append(p.Keeps, cfg.Cert, cfg.Cert+".lock", cfg.Key)
 	case cfg.TLS:
-		p.Again = append(p.Again, cfg.Cert, cfg.Key)
+		for _, pair := range cfg.CertPairs() {
+			p.Again = append(p.Again, pair.Cert, pair.Key)
+		}
 	}
 	return &rootless{u, privilege.Survey(p), log}, nil
 }
