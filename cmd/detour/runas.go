@@ -3,6 +3,7 @@ package main
 import (
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/detour-relay/detour/internal/config"
@@ -38,8 +39,12 @@ func planRootless(cfg config.Config, derper bool, log *slog.Logger) (*rootless, 
 		p.Makes = append(p.Makes, socket)
 	}
 	switch {
-	case cfg.CertMode == config.CertPin:
+	case cfg.CertMode != config.CertFiles:
 		p.Keeps = append(p.Keeps, cfg.Cert, cfg.Cert+".lock", cfg.Key)
+		if cfg.CertMode == config.CertACME {
+			dir := filepath.Join(cfg.StateDir, "acme")
+			p.Keeps = append(p.Keeps, dir, filepath.Join(dir, "mode"))
+		}
 	case cfg.TLS:
 		for _, pair := range cfg.CertPairs() {
 			p.Again = append(p.Again, pair.Cert, pair.Key)
