@@ -15,7 +15,7 @@ NO_PGO    := GOFLAGS="$(GOFLAGS) -pgo=off"
 # Handshakes of the soak.
 SOAK      ?= 100000
 # What the e2e target runs unless SCENARIOS says otherwise: everything that this version supports.
-SCENARIOS ?= first a b c d e f m n o
+SCENARIOS ?= first a b c d e f g m n o
 
 .PHONY: run build check fmt lint vet cross tidy pgo pgo-check test soak fuzz interop e2e bench clean proxies release image docs acme
 .DEFAULT_GOAL := build

@@ -14,9 +14,10 @@ set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(dirname "$here")
-supported=(first a b c d e f m n o)
+supported=(first a b c d e f g m n o)
 export PEERS=${PEERS:-/tmp/peers/bin} TS_VERSION=${TS_VERSION:-v1.102.5}
 export RELAY_FLAGS=${RELAY_FLAGS:-$here/flags-detour.sh}
+export RELAY_CERT_RELOAD=${RELAY_CERT_RELOAD:-auto} # the relay takes a new certificate by itself
 out=${E2E_OUT:-/tmp/e2e-out}
 probe=e2eprobe$$ # a namespace of our own; the bed's are called e2e-*
 
