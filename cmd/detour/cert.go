@@ -37,6 +37,10 @@ func certShowCommand() *cobra.Command {
 			return err
 		}
 		out := cmd.OutOrStdout()
+		if c == nil {
+			_, err := fmt.Fprintln(out, "none yet from the certificate authority; the relay's log says why")
+			return err
+		}
 		fmt.Fprintf(out, "file     %s\nnames    %s\nvalid    until %s, %d days from now\n", cfg.Cert, strings.Join(c.Names(), ", "),
 			c.NotAfter().Format(time.DateOnly), int(time.Until(c.NotAfter()).Hours()/24))
 		if c.Pin() != "" {
@@ -70,7 +74,8 @@ for a while, and the map has to be put in its place twice:
                                      detour map names it alone, as before: paste it
   detour cert rotate --end           once every client has that map: the second port is closed
 
-The running relay follows each step within seconds, and no step disturbs who is connected. Let the second port in
+The running relay follows each step within seconds, and no step disturbs who is connected. Only where it has given up
+root (run_as) and its port is below 1024 does it have to be restarted after --finish. Let the second port in
 through firewalls first. --end right after the first step gives the rotation up. ` + "`detour cert show`" + ` says what is next.`
 
 func certRotateCommand() *cobra.Command {
@@ -134,8 +139,12 @@ func beginRotation(out io.Writer, cfg config.Config, port uint16) error {
 	if err != nil {
 		host = ""
 	}
+	taken := []string{cfg.HTTPListen}
 	for _, d := range cfg.Doors() {
-		if strings.HasSuffix(d.Address, ":"+strconv.Itoa(int(port))) {
+		taken = append(taken, d.Address)
+	}
+	for _, address := range taken {
+		if strings.HasSuffix(address, ":"+strconv.Itoa(int(port))) {
 			return fmt.Errorf("--port %d is the relay's already; hint: name another port", port)
 		}
 	}
@@ -161,6 +170,9 @@ func explainRotation(out io.Writer, r cert.Rotation, cfg config.Config) error {
 			"Next: put what `detour map` prints now in place, wait until every client has it, then: detour cert rotate --end\n",
 	}[r.Phase]
 	_, port, _ := net.SplitHostPort(r.Listen)
+	if r.Phase == cert.PhaseClosing && daemon.ReopensByRestart(cfg) {
+		text = "Restart the relay now: it has given up root (run_as), without which it cannot open its port again.\n" + text
+	}
 	_, err := fmt.Fprintf(out, text, cfg.Listen, r.Listen, port)
 	return err
 }

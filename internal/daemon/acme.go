@@ -160,16 +160,35 @@ func (u *authority) setMode(m acmeMode) error {
 	if err := os.MkdirAll(acmeDir(u.cfg), 0o700); err != nil {
 		return fmt.Errorf("make the directory for certificates: %w; hint: let this user write to the state directory", err)
 	}
-	file := modeFile(u.cfg)
-	err := os.WriteFile(file+".new", []byte(m+"\n"), 0o600)
-	if err == nil {
-		err = os.Rename(file+".new", file)
-	}
+	err := replaceWithin(u.cfg.StateDir, filepath.Join("acme", "mode"), []byte(m+"\n"))
 	if err != nil {
 		return fmt.Errorf("keep what clients hold: %w; hint: let this user write to the state directory", err)
 	}
 	u.mode = m
 	return nil
+}
+
+// replaceWithin writes a file below dir, of which nothing leads out of it: dir may
+// belong to another user than the one who writes, who may be root.
+func replaceWithin(dir, name string, data []byte) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	staged := name + ".new"
+	if err := root.Remove(staged); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := root.OpenFile(staged, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return root.Rename(staged, name)
 }
 
 // loadStored takes the certificates of the last run, so that not even the first

@@ -13,6 +13,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/detour-relay/detour/internal/admin"
@@ -66,8 +67,9 @@ type Daemon struct {
 	admin      *admin.Server
 	acme       *authority // with cert_mode acme
 
-	doors         []*entrance // the main one first
-	doorsMu       sync.Mutex  // a rotation changes the doors in it
+	doors         []*entrance           // the main one first
+	doorsMu       sync.Mutex            // a rotation changes the doors in it
+	rotationStuck atomic.Pointer[error] // why a rotation does not go on; nil or nil within: it does
 	httpDoor      *listen.Door
 	adminListener net.Listener
 	inherited     *listen.Inherited // while listeners are opened

@@ -85,6 +85,18 @@ func (d *Daemon) closeDoors() {
 	}
 }
 
+// openConnections counts who is connected at the ports of TLS.
+func (d *Daemon) openConnections() (n int64) {
+	d.doorsMu.Lock()
+	defer d.doorsMu.Unlock()
+	for _, e := range d.doors {
+		if e.tls {
+			n += e.Stats().Open
+		}
+	}
+	return n
+}
+
 // openDoors binds what closeDoors has closed again, and returns what serves it.
 func (d *Daemon) openDoors(ctx context.Context) (opened []part, err error) {
 	d.doorsMu.Lock()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -19,7 +20,23 @@ const rotationPeriod = 2 * time.Second
 
 // rotates reports whether the relay's certificate is one that is rotated by the
 // command: a pinned one of its own.
-func rotates(c config.Config) bool { return c.CertMode == config.CertPin && c.AnyTLS() }
+func rotates(c config.Config) bool {
+	// Under derper's command line the pair has another name, and belongs to the operator.
+	return c.CertMode == config.CertPin && c.TLS && c.Listen != config.Off &&
+		filepath.Clean(c.Cert) == filepath.Join(c.StateDir, "pin.crt")
+}
+
+// ReopensByRestart reports whether a relay with these settings cannot open a port
+// again that it has closed.
+func ReopensByRestart(c config.Config) bool {
+	const privileged = 1024 // ports below it need root
+	for _, d := range c.Doors() {
+		if c.RunAs != "" && d.TLS && portOf(d.Address) < privileged {
+			return true
+		}
+	}
+	return false
+}
 
 // rotation makes the running relay follow the rotation of its pinned certificate:
 // which ports are open, and what each shows.
@@ -32,6 +49,8 @@ type rotation struct {
 	// Owned by serve.
 	phase    cert.Phase // that the ports are in; empty: no rotation
 	second   *listen.Door
+	serves   cert.Rotation      // what second was opened for
+	server   *web.Server        // of second
 	stop     context.CancelFunc // ends the second port
 	upgrades uint64             // of the port that is to go, when last looked at
 	used     time.Time          // when that had changed
@@ -44,10 +63,12 @@ func (r *rotation) serve(ctx context.Context) error {
 	tick := time.NewTicker(rotationPeriod)
 	defer tick.Stop()
 	for {
-		if err := r.follow(ctx, time.Now()); err != nil && err.Error() != r.told {
+		err := r.follow(ctx, time.Now())
+		if err != nil && err.Error() != r.told {
 			r.told = err.Error()
 			r.d.log.Error("the rotation of the certificate is stuck", "err", err)
 		}
+		r.d.rotationStuck.Store(&err)
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
@@ -63,6 +84,12 @@ func (r *rotation) follow(ctx context.Context, now time.Time) error {
 	want, err := cert.LoadRotation(c.Cert, c.Key)
 	if err != nil && !errors.Is(err, cert.ErrNoRotation) {
 		return err
+	}
+	if r.second != nil && want.Phase != "" && (want.Listen != r.serves.Listen || want.NewPin != r.serves.NewPin) {
+		if err := r.enter(ctx, cert.Rotation{}); err != nil { // one was given up, and another begun
+			return err
+		}
+		r.phase = ""
 	}
 	if want.Phase != "" && r.second == nil {
 		if err := r.openSecond(ctx, want); err != nil {
@@ -124,7 +151,7 @@ func (r *rotation) openSecond(ctx context.Context, want cert.Rotation) error {
 	server := web.New(o)
 	r.run(func() error { return server.Serve(ctx) })
 	r.run(func() error { return door.Serve(ctx, server.ServeConn) })
-	r.second, r.stop = door, stop
+	r.second, r.stop, r.server, r.serves = door, stop, server, want
 	return nil
 }
 
@@ -158,11 +185,11 @@ func (r *rotation) reopen(ctx context.Context) error {
 // retireUnused goes on to the next phase by itself when nobody has come to the port
 // that is to go for so long that nobody's map can need it.
 func (r *rotation) retireUnused(want cert.Rotation, now time.Time) error {
-	up := r.d.web.Stats().Upgrades
-	if n := up.Raw + up.FastStart + up.WebSocket; n != r.upgrades {
+	if n := upgradesOf(r.d.web); n != r.upgrades || r.d.openConnections() > 0 {
 		r.upgrades, r.used = n, now
 	}
-	if want.Phase != cert.PhaseBoth || now.Sub(r.used) < cert.RotationUnused {
+	// That somebody has come to the second port shows that the map with both is out.
+	if want.Phase != cert.PhaseBoth || now.Sub(r.used) < cert.RotationUnused || upgradesOf(r.server) == 0 {
 		return nil
 	}
 	r.d.log.Warn("the old certificate was not used for a week, so the relay's port is closed until the rotation is finished; "+
@@ -171,12 +198,17 @@ func (r *rotation) retireUnused(want cert.Rotation, now time.Time) error {
 	return err
 }
 
+func upgradesOf(s *web.Server) uint64 {
+	up := s.Stats().Upgrades
+	return up.Raw + up.FastStart + up.WebSocket
+}
+
 // turn changes a relay's map by the rotation that is under way.
 func turn(r *derpmap.Relay, rot cert.Rotation) {
-	if rot.Phase == cert.PhaseClosing || rot.Phase == "" || r.Insecure {
+	if rot.Phase == cert.PhaseClosing || rot.Phase == "" {
 		return
 	}
-	old := derpmap.Spare{Port: r.Port, TLS: r.TLS, Pin: r.Pin}
+	old := derpmap.Spare{Port: r.Port, TLS: r.TLS, Pin: r.Pin, NoIPv4: r.NoIPv4, NoIPv6: r.NoIPv6}
 	r.Port, r.Pin = portOf(rot.Listen), rot.NewPin
 	spares := r.Spare
 	r.Spare = nil
@@ -213,6 +245,9 @@ func checkRotatable(c config.Config) error {
 	if !rotates(c) {
 		return errors.New("only a pinned certificate of the relay's own is rotated; hint: with --cert-mode files replace the files, which are read again by themselves")
 	}
+	if c.PublicPort != 0 || len(c.ProxyProtocol) > 0 {
+		return errors.New("the second port of a rotation has neither public_port nor proxy_protocol; hint: rotate by hand: a second relay on another port with the same --server-key, and a map that names both")
+	}
 	for _, d := range c.Doors() {
 		if d.TLS && (config.IsUnix(d.Address) || config.IsSystemd(d.Address) || portOf(d.Address) == 0) {
 			return fmt.Errorf("%s %s: a rotation closes the port and opens it again, which it can do with HOST:PORT alone; "+
@@ -226,6 +261,12 @@ func checkRotatable(c config.Config) error {
 // served on the second port, and has the running relay follow.
 func BeginRotation(c config.Config, listenOn string) (cert.Rotation, error) {
 	if err := checkRotatable(c); err != nil {
+		return cert.Rotation{}, err
+	}
+	if c.RunAs != "" && portOf(listenOn) < 1024 {
+		return cert.Rotation{}, errors.New("a relay that has given up root (run_as) cannot open a port below 1024; hint: take a higher one for --port")
+	}
+	if _, err := cert.LoadPin(c.Cert, c.Key, time.Now()); err != nil {
 		return cert.Rotation{}, err
 	}
 	interfaces, err := InterfaceAddrs()

@@ -163,7 +163,15 @@ func TestRotationOfAnUnusedPort(t *testing.T) {
 	x.follow(start.Add(cert.RotationUnused + time.Minute)) // it has been used
 	x.wantLogin(x.cfg.Listen, x.id.cert.Pin())
 	x.follow(start.Add(cert.RotationUnused + 2*time.Minute))
-	last := start.Add(2*cert.RotationUnused + 3*time.Minute)
+	await(t, "nobody is connected", func() bool { return x.openConnections() == 0 })
+	x.follow(start.Add(cert.RotationUnused + 3*time.Minute)) // the last use
+	last := start.Add(2*cert.RotationUnused + 4*time.Minute)
+	x.follow(last) // nobody has come to the second port: the map with it may not be out
+	x.wantLogin(x.cfg.Listen, x.id.cert.Pin())
+	x.wantLogin(second, r.NewPin)
+	await(t, "nobody is connected", func() bool { return x.openConnections() == 0 })
+	x.follow(last)
+	last = last.Add(cert.RotationUnused + time.Minute)
 	x.follow(last)
 	x.follow(last)
 	if c, err := net.Dial("tcp", x.cfg.Listen); err == nil {
@@ -185,4 +193,28 @@ func freePort(t *testing.T) string {
 	}
 	defer l.Close()
 	return l.Addr().String()
+}
+
+// One rotation is given up and another begun before the relay looks.
+func TestRotationBegunAnew(t *testing.T) {
+	x := runTurned(t)
+	first := freePort(t)
+	r, err := BeginRotation(x.cfg, first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.follow(time.Now())
+	if err := r.End(x.cfg.Cert); err != nil {
+		t.Fatal(err)
+	}
+	second := freePort(t)
+	if r, err = BeginRotation(x.cfg, second); err != nil {
+		t.Fatal(err)
+	}
+	x.follow(time.Now())
+	x.wantLogin(second, r.NewPin)
+	if c, err := net.Dial("tcp", first); err == nil && first != second {
+		c.Close()
+		t.Error("the first one's port is still open")
+	}
 }

@@ -85,6 +85,9 @@ func ptr[T any](v T) *T { return &v }
 // Health says whether clients can use the relay.
 func (d *Daemon) Health() admin.Health {
 	h := admin.Health{OK: true}
+	if stuck := d.rotationStuck.Load(); stuck != nil && *stuck != nil {
+		h.Problems = append(h.Problems, "the rotation of the certificate is stuck: "+(*stuck).Error())
+	}
 	if d.acme != nil {
 		h.Problems = append(h.Problems, d.acme.problems(time.Now())...)
 	} else {
