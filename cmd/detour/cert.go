@@ -69,7 +69,8 @@ for a while, and the map has to be put in its place twice:
   detour cert rotate --port 8444     the second port shows the new certificate; detour map names both ports: paste it
   detour cert rotate --withdraw      once every client has that map: the old port is closed, and clients come to the
                                      second one; detour map names that alone: paste it. The relay does this by itself
-                                     when nobody has come to the old port for 7 days since it was started
+                                     once nobody has come to the old port, or been connected there, for 7 days
+                                     since it was started, and somebody has come to the second one
   detour cert rotate --finish        once every client has that map: the old port opens again with the new certificate;
                                      detour map names it alone, as before: paste it
   detour cert rotate --end           once every client has that map: the second port is closed
@@ -104,34 +105,38 @@ func certRotateCommand() *cobra.Command {
 		if port != 0 {
 			return beginRotation(cmd.OutOrStdout(), cfg, port)
 		}
-		r, err := cert.LoadRotation(cfg.Cert, cfg.Key)
-		if errors.Is(err, cert.ErrNoRotation) {
-			return fmt.Errorf("%w; hint: begin one with detour cert rotate --port PORT", err)
-		}
-		if err != nil {
-			return err
-		}
-		now := time.Now()
-		switch {
-		case withdraw:
-			r, err = r.Withdraw(cfg.Cert, now)
-		case finish:
-			r, err = r.Finish(cfg.Cert, cfg.Key, now)
-		case end:
-			if err = r.End(cfg.Cert); err == nil {
-				fmt.Fprintln(cmd.OutOrStdout(), "The rotation is over. The relay closes the second port.")
-				return nil
-			}
-		}
-		if errors.Is(err, cert.ErrWrongPhase) {
-			return fmt.Errorf("%w; hint: detour cert show says which one it is at", err)
-		}
-		if err != nil {
-			return err
-		}
-		return explainRotation(cmd.OutOrStdout(), r, cfg)
+		return stepRotation(cmd.OutOrStdout(), cfg, withdraw, finish)
 	}
 	return cmd
+}
+
+// stepRotation withdraws or finishes; told neither, it ends the rotation.
+func stepRotation(out io.Writer, cfg config.Config, withdraw, finish bool) error {
+	r, err := cert.LoadRotation(cfg.Cert, cfg.Key)
+	if errors.Is(err, cert.ErrNoRotation) {
+		return fmt.Errorf("%w; hint: begin one with detour cert rotate --port PORT", err)
+	}
+	if err != nil {
+		return err
+	}
+	switch {
+	case withdraw:
+		r, err = r.Withdraw(cfg.Cert, time.Now())
+	case finish:
+		r, err = r.Finish(cfg.Cert, cfg.Key, time.Now())
+	default:
+		if err = r.End(cfg.Cert); err == nil {
+			_, err = fmt.Fprintln(out, "The rotation is over. The relay closes the second port.")
+			return err
+		}
+	}
+	if errors.Is(err, cert.ErrWrongPhase) {
+		return fmt.Errorf("%w; hint: detour cert show says which one it is at", err)
+	}
+	if err != nil {
+		return err
+	}
+	return explainRotation(out, r, cfg)
 }
 
 func beginRotation(out io.Writer, cfg config.Config, port uint16) error {
