@@ -26,7 +26,6 @@ import (
 	"time"
 
 	"github.com/detour-relay/detour/internal/client"
-	"github.com/detour-relay/detour/internal/config"
 )
 
 // These tests run the recipes of docs/proxies with the real programs: make proxies
@@ -334,14 +333,6 @@ func (s *street) get(addr, url string) (int, string) {
 
 func port(addr string) string { return addr[strings.LastIndexByte(addr, ':')+1:] }
 
-// needs skips a test of what this build cannot do.
-func needs(t *testing.T, setting string) {
-	t.Helper()
-	if !slices.ContainsFunc(config.Settings(), func(s config.Setting) bool { return s.Name == setting }) {
-		t.Skipf("SKIPPED, NOT TRIED: this build has no setting %s yet", setting)
-	}
-}
-
 func TestProxyNginxHTTP(t *testing.T) {
 	s := newStreet(t, "nginx")
 	front := s.where["@front"]
@@ -371,7 +362,6 @@ func TestProxyCaddy(t *testing.T) {
 }
 
 func TestProxyNginxStream(t *testing.T) {
-	needs(t, "proxy_protocol")
 	s := newStreet(t, "nginx")
 	front := s.where["@front"]
 	r := s.relay(s.recipe("passthrough.yaml", "", ""), s.where["127.0.0.1:3340"], s.certificate()...)
@@ -384,7 +374,6 @@ func TestProxyNginxStream(t *testing.T) {
 }
 
 func TestProxyHAProxy(t *testing.T) {
-	needs(t, "proxy_protocol")
 	s := newStreet(t, "haproxy")
 	front := s.where["@front"]
 	r := s.relay(s.recipe("passthrough.yaml", "", ""), s.where["127.0.0.1:3340"], s.certificate()...)
