@@ -36,9 +36,27 @@ type Link interface {
 // Admitter decides who may log in. It may take its time: it is asked on the
 // connection's own goroutine, before anything else knows the peer.
 type Admitter interface {
-	// Admit returns whether the peer may log in and, if not, a short reason for
-	// counters and logs.
-	Admit(ctx context.Context, peer key.Public, addr netip.Addr) (admitted bool, reason string)
+	// Admit decides about a peer that has proved that it holds its key. addr is
+	// invalid when unknown. It returns when ctx is done at the latest.
+	Admit(ctx context.Context, peer key.Public, addr netip.Addr) Verdict
+	// Seated tells that the peer of a verdict is now among Server.Members, so that
+	// what has changed since the verdict can still reach it.
+	Seated(v Verdict)
+}
+
+// Verdict is what an Admitter says of one peer.
+type Verdict struct {
+	Admitted bool
+	Reason   string // of a refusal: short and fixed, for counters and logs
+	// Lobby is what a refused peer is told while it waits, connected, for another
+	// verdict. Empty: its connection is closed without a word.
+	Lobby  string
+	Tenant string // a label of an admitted peer
+	// Realm parts peers: only those of one realm exchange packets. 0 is a realm
+	// as any other.
+	Realm uint32
+	// Ticket is the Admitter's own; it comes back with Seated.
+	Ticket uint64
 }
 
 // Conn is an upgraded connection on which the login comes next.

@@ -37,13 +37,14 @@ func (s *Server) login(ctx context.Context, c Conn) (*peer, error) {
 		return nil, fmt.Errorf("login: %w", err)
 	}
 	mesh := s.opts.MeshKey.Equal(info.MeshKey)
+	var v Verdict
 	if !mesh {
-		if err := s.admitted(ctx, k, c); err != nil {
+		if v, err = s.judge(ctx, k, c); err != nil {
 			return nil, err
 		}
 	}
 	p := s.newPeer(c, k, info, mesh)
-	p.app = info.AppName
+	p.app, p.verdict, p.tenant, p.realm = info.AppName, v, v.Tenant, v.Realm
 	reply, err := derp.AppendServerInfo(nil, shared, derp.ServerParams{Version: derp.ProtocolVersion})
 	if err != nil {
 		return nil, fmt.Errorf("login: %w", err)
@@ -111,14 +112,17 @@ type RefusedError struct {
 // Error names the peer and the reason.
 func (e *RefusedError) Error() string { return fmt.Sprintf("%v refused: %s", e.Peer, e.Reason) }
 
-func (s *Server) admitted(ctx context.Context, k key.Public, c Conn) error {
+// judge asks the Admitter. The error is that of a peer that may not even wait.
+func (s *Server) judge(ctx context.Context, k key.Public, c Conn) (Verdict, error) {
 	if s.opts.Admit == nil {
-		return errors.New("login: nobody is admitted")
+		return Verdict{}, errors.New("login: nobody is admitted")
 	}
-	ok, reason := s.opts.Admit.Admit(ctx, k, c.Addr.Addr())
-	if !ok {
+	v := s.opts.Admit.Admit(ctx, k, c.Addr.Addr())
+	if !v.Admitted {
 		s.counts.refused.Add(1)
-		return &RefusedError{Peer: k, Reason: reason}
+		if v.Lobby == "" {
+			return v, &RefusedError{Peer: k, Reason: v.Reason}
+		}
 	}
-	return nil
+	return v, nil
 }

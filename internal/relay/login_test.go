@@ -17,9 +17,11 @@ import (
 
 type refuseAll struct{}
 
-func (refuseAll) Admit(context.Context, key.Public, netip.Addr) (bool, string) {
-	return false, "not_listed"
+func (refuseAll) Admit(context.Context, key.Public, netip.Addr) relay.Verdict {
+	return relay.Verdict{Reason: "not_listed"}
 }
+
+func (refuseAll) Seated(relay.Verdict) {}
 
 func TestRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -25,23 +25,30 @@ type peer struct {
 	app          string
 	flags        derp.PresentFlags
 	mesh         bool // it proved the mesh key
+	verdict      Verdict
 	since        time.Time
 	writeTimeout time.Duration
 	beatPeriod   time.Duration
 
-	// Set by directory.join, before anyone else sees the peer.
-	entry *entry
+	// Set before anyone else sees the peer in the directory.
+	entry  *entry
+	tenant string // as admitted
+	realm  uint32
+
+	seat seat // locks itself; see lobby.go
 
 	// Owned by the sweeper, once the peer has joined. Since Server.start.
 	nextBeat time.Duration
 
 	// Owned by the read loop.
-	skip    int           // bytes of an unwanted frame that are still to come
-	touched []*peer       // whose outboxes this batch made non-empty
-	last    route         // where the last packet went
-	notHere *rate.Limiter // of PeerGone answers; nil until the first
-	tally   tally         // of this batch
-	home    bool          // the client calls this its home region
+	skip      int           // bytes of an unwanted frame that are still to come
+	touched   []*peer       // whose outboxes this batch made non-empty
+	last      route         // where the last packet went
+	notHere   *rate.Limiter // of PeerGone answers; nil until the first
+	tally     tally         // of this batch
+	home      bool          // the client calls this its home region
+	uncounted bool          // home is not in the figures: it was said in the lobby
+	idle      *rate.Limiter // of bytes in the lobby; nil until the first
 
 	// Owned by the flusher: what was sealed and is not all written yet.
 	inFlight [classes]load

@@ -28,7 +28,15 @@ type route struct {
 // goroutine, inside Link.Fill, and never waits for anyone.
 func (p *peer) turn(batch []byte) (used int, stop bool, err error) {
 	defer p.flushTouched()
-	p.server.dir.spoke(p)
+	switch {
+	case p.seat.waiting.Load():
+		if err := p.loiter(len(batch)); err != nil {
+			return 0, false, err
+		}
+	default:
+		p.server.dir.spoke(p)
+		p.countHome()
+	}
 	for used < len(batch) {
 		var n int
 		if n, err = p.frame(batch[used:]); n == 0 || err != nil {
@@ -94,6 +102,10 @@ func (p *peer) frame(b []byte) (n int, err error) {
 
 // handle acts on one checked frame.
 func (p *peer) handle(t derp.FrameType, body []byte) {
+	if p.seat.waiting.Load() {
+		p.handleWaiting(t, body)
+		return
+	}
 	switch t {
 	case derp.SendPacket:
 		to, packet := derp.ParsePacket(body)
@@ -131,6 +143,11 @@ func (p *peer) send(to key.Public, packet []byte, c class) {
 		p.sayNotHere(to, c)
 		return
 	}
+	if dst.realm != p.realm {
+		p.server.counts.dropOne(dropOtherTenant, c, len(packet))
+		p.sayNotHere(to, c)
+		return
+	}
 	if dst.id != p.last.id {
 		meet(p.entry, dst)
 		p.last.id = dst.id
@@ -164,6 +181,11 @@ func (p *peer) forward(from, to key.Public, packet []byte) {
 	}
 	if dst == nil {
 		p.server.counts.dropOne(dropUnknownForwarded, c, len(packet))
+		p.sayNotHere(to, c)
+		return
+	}
+	if dst.realm != 0 { // whose packet it is cannot be told here
+		p.server.counts.dropOne(dropOtherTenant, c, len(packet))
 		p.sayNotHere(to, c)
 		return
 	}

@@ -47,6 +47,8 @@ var errStopped = errors.New("the relay is stopping")
 type Options struct {
 	Key          key.Private   // the relay's own; required
 	MeshKey      key.Mesh      // zero: nobody is a sibling
+	LobbySize    int           // refused peers that may wait at once; 0: DefaultLobbySize
+	LobbyTime    time.Duration // how long each may; 0: DefaultLobbyTime
 	Admit        Admitter      // asked about every peer that does not prove the mesh key; nil: nobody is admitted
 	WriteTimeout time.Duration // longest that a peer may take no byte; 0: no limit
 	Logger       *slog.Logger  // nil: nothing is logged
@@ -59,6 +61,7 @@ type Server struct {
 	start  time.Time
 	dir    directory
 	watch  watchers
+	lobby  lobby
 	counts counters
 	lastID atomic.Uint64 // of the newest peer
 }
@@ -70,6 +73,10 @@ func New(o Options) *Server {
 	}
 	s := &Server{opts: o, log: o.Logger, start: time.Now()}
 	s.dir.init()
+	s.lobby.init(o.LobbySize)
+	if s.opts.LobbyTime <= 0 {
+		s.opts.LobbyTime = DefaultLobbyTime
+	}
 	return s
 }
 
@@ -86,7 +93,7 @@ func (s *Server) Serve(ctx context.Context) error {
 		case <-tick.C:
 			s.sweep()
 		case <-ctx.Done():
-			s.dir.each(func(p *peer) { p.end(errStopped) })
+			s.each(func(p *peer) { p.end(errStopped) })
 			return nil
 		}
 	}
@@ -96,8 +103,9 @@ func (s *Server) Serve(ctx context.Context) error {
 func (s *Server) sweep() {
 	now := time.Since(s.start)
 	var beat []byte
-	s.dir.each(func(p *peer) {
+	s.each(func(p *peer) {
 		p.link.Check()
+		s.tooLong(p)
 		if now < p.nextBeat {
 			return
 		}
@@ -122,7 +130,7 @@ func (s *Server) ServeConn(ctx context.Context, c Conn) error {
 		s.counts.loginFailures.Add(1)
 		return err
 	}
-	s.admitPeer(p)
+	s.takeSeat(p)
 	defer s.remove(p)     // after a panic too: nobody must be routed to a dead connection
 	if ctx.Err() != nil { // Serve may have missed the new peer
 		p.end(errStopped)
@@ -172,6 +180,11 @@ func (s *Server) admitPeer(p *peer) {
 // remove forgets p, once its read loop has ended, and tells those who care.
 func (s *Server) remove(p *peer) {
 	p.link.Doom()
+	if s.leaveLobby(p) {
+		p.shut()
+		s.log.Debug("waiting peer gone", "peer", p.key, "addr", p.addr, "reason", p.why(nil))
+		return
+	}
 	s.watch.remove(p)
 	watching, last := s.dir.leave(p, &s.watch)
 	p.shut()

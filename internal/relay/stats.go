@@ -16,13 +16,15 @@ const (
 	dropGone                               // the receiver left before the packet was sent
 	dropQueueHead                          // the receiver's queue was full: its oldest packet
 	dropWriteError                         // the receiver's connection failed while it was sent
+	dropOtherTenant                        // sender and receiver are of tenants that are kept apart
+	dropNotAdmitted                        // the sender waits in the lobby
 	dropReasons                            // how many there are
 )
 
 // String returns the reason as it stands in statistics, in the words that
 // derper's metrics use.
 func (r dropReason) String() string {
-	return [dropReasons]string{"unknown_dest", "unknown_dest_on_fwd", "gone_disconnected", "queue_head", "write_error"}[r]
+	return [dropReasons]string{"unknown_dest", "unknown_dest_on_fwd", "gone_disconnected", "queue_head", "write_error", "other_tenant", "not_admitted"}[r]
 }
 
 // homeSettled is how long after the login a change of home counts as a move.
@@ -31,6 +33,8 @@ const homeSettled = 5 * time.Second
 // counters are the relay's figures since its start.
 type counters struct {
 	accepts, loginFailures, refused  atomic.Uint64
+	lobbyEvicted, promoted           atomic.Uint64
+	lobbyFloods                      atomic.Uint64
 	keepAlives, pings, pongs         atomic.Uint64
 	goneDisconnected, goneNotHere    atomic.Uint64
 	unknownFrames, writeTimeouts     atomic.Uint64
@@ -108,7 +112,7 @@ func (c *counters) left(p *peer) {
 	if p.flags&derp.PresentNotIdeal != 0 {
 		c.notIdeal.Add(-1)
 	}
-	if p.home {
+	if p.home && !p.uncounted {
 		c.home.Add(-1)
 	}
 }
@@ -146,10 +150,14 @@ type Stats struct {
 	DuplicateKeys    int    `json:"duplicate_keys"`   // keys with several connections
 	DuplicateConns   int    `json:"duplicate_conns"`  // connections of those keys
 	Watchers         int    `json:"watchers"`         // sibling relays that asked for presence
+	Waiting          int    `json:"waiting"`          // refused peers in the lobby, which are no connections above
 	UptimeSeconds    int64  `json:"uptime_seconds"`
 	Accepts          uint64 `json:"accepts"`           // upgraded connections
 	LoginFailures    uint64 `json:"login_failures"`    // of those, refusals included
-	Refused          uint64 `json:"refused"`           // not admitted
+	Refused          uint64 `json:"refused"`           // logins of peers that were not admitted, those that wait included
+	LobbyEvicted     uint64 `json:"lobby_evicted"`     // peers that lost their place in the lobby to another
+	LobbyFloods      uint64 `json:"lobby_floods"`      // peers that sent too much while they waited and were cut off
+	Promoted         uint64 `json:"promoted"`          // peers that were admitted while they waited
 	KeepAlives       uint64 `json:"keepalives"`        // sent
 	Pings            uint64 `json:"pings"`             // received
 	Pongs            uint64 `json:"pongs"`             // sent
@@ -173,7 +181,8 @@ func (s *Server) Stats() Stats {
 	c := &s.counts
 	st := Stats{
 		Connections: c.connections.Load(), HomeConnections: c.home.Load(), NotIdeal: c.notIdeal.Load(),
-		Watchers: s.watch.count(), UptimeSeconds: int64(time.Since(s.start).Seconds()),
+		Watchers: s.watch.count(), Waiting: s.lobby.size(), LobbyEvicted: c.lobbyEvicted.Load(),
+		LobbyFloods: c.lobbyFloods.Load(), Promoted: c.promoted.Load(), UptimeSeconds: int64(time.Since(s.start).Seconds()),
 		Accepts: c.accepts.Load(), LoginFailures: c.loginFailures.Load(), Refused: c.refused.Load(),
 		KeepAlives: c.keepAlives.Load(), Pings: c.pings.Load(), Pongs: c.pongs.Load(),
 		GoneDisconnected: c.goneDisconnected.Load(), GoneNotHere: c.goneNotHere.Load(),

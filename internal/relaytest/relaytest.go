@@ -25,7 +25,12 @@ const patience = 10 * time.Minute
 type Open struct{}
 
 // Admit says yes.
-func (Open) Admit(context.Context, key.Public, netip.Addr) (bool, string) { return true, "" }
+func (Open) Admit(context.Context, key.Public, netip.Addr) relay.Verdict {
+	return relay.Verdict{Admitted: true}
+}
+
+// Seated does nothing.
+func (Open) Seated(relay.Verdict) {}
 
 // Peer is the client side of one connection to a relay.
 type Peer struct {
