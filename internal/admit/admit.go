@@ -1,6 +1,13 @@
-// Package admit decides who may use the relay. Sources answer for one peer at a
-// time, and a Gate combines them, counts, and tells the operator about refusals
-// without letting strangers fill the log.
+// Package admit decides who may use the relay, and goes on deciding for as long
+// as they are connected. Sources answer for one peer at a time; tenants combine
+// them; a Gate asks the tenants, keeps account of who was refused, tells the
+// operator without letting strangers fill the log, and looks again at everyone who
+// is connected or waits when something has changed and from time to time.
+//
+// The way of a login: Gate.Admit -> the operator's rules (rules.go) -> each
+// tenant's sources (decide.go), those in memory first, the others at once and
+// within a deadline -> a Decision. The way back: a source or rule changes ->
+// Gate.recheck (recheck.go) -> the Roster promotes or dismisses.
 package admit
 
 import (
@@ -44,13 +51,47 @@ func (a Answer) String() string {
 	}
 }
 
+// Member is what a source knows of a peer that it allows, for people to read. All
+// of it may be empty.
+type Member struct {
+	Name string   `json:"name,omitempty"` // of the device
+	User string   `json:"user,omitempty"` // whose it is
+	Tags []string `json:"tags,omitempty"`
+}
+
+// Verdict is a source's answer. Member is set with Allow at most.
+type Verdict struct {
+	Answer Answer
+	Member Member
+}
+
 // Source knows some peers. It is safe for concurrent use.
 type Source interface {
-	// Name is a short fixed word for logs and statistics.
+	// Name is a short fixed word for logs and statistics: the kind, and with
+	// several of one kind what tells them apart.
 	Name() string
 	// Decide answers for one peer. It returns when ctx is done at the latest.
 	// The error is nil except with Unavailable, where it says what failed.
-	Decide(ctx context.Context, r Request) (Answer, error)
+	Decide(ctx context.Context, r Request) (Verdict, error)
+}
+
+// Peeker is a Source that often knows its answer without waiting for anyone.
+type Peeker interface {
+	// Peek answers at once. It reports false when only Decide can tell.
+	Peek(r Request) (v Verdict, known bool)
+}
+
+// Runner is a Source with work of its own.
+type Runner interface {
+	// Serve works until ctx is done and then returns nil. It calls changed after
+	// answers may have become other ones, for whatever reason, as often as it likes.
+	Serve(ctx context.Context, changed func()) error
+}
+
+// Reporter is a Source with figures of its own.
+type Reporter interface {
+	// Report returns a value for JSON, which the caller owns.
+	Report() any
 }
 
 // Any returns the source that allows everybody.
@@ -60,7 +101,11 @@ type anySource struct{}
 
 func (anySource) Name() string { return "any" }
 
-func (anySource) Decide(context.Context, Request) (Answer, error) { return Allow, nil }
+func (anySource) Decide(context.Context, Request) (Verdict, error) {
+	return Verdict{Answer: Allow}, nil
+}
+
+func (anySource) Peek(Request) (Verdict, bool) { return Verdict{Answer: Allow}, true }
 
 // Keys returns the source that allows exactly these keys, from any address. The
 // zero key is no key and is left out.
@@ -79,9 +124,14 @@ type keysSource map[key.Public]struct{}
 
 func (keysSource) Name() string { return "keys" }
 
-func (s keysSource) Decide(_ context.Context, r Request) (Answer, error) {
+func (s keysSource) Decide(_ context.Context, r Request) (Verdict, error) {
+	v, _ := s.Peek(r)
+	return v, nil
+}
+
+func (s keysSource) Peek(r Request) (Verdict, bool) {
 	if _, ok := s[r.Key]; ok {
-		return Allow, nil
+		return Verdict{Answer: Allow}, true
 	}
-	return Refuse, nil
+	return Verdict{}, true
 }

@@ -2,6 +2,8 @@ package admit
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"net/netip"
@@ -19,7 +21,13 @@ const (
 	ReasonClosed      = "closed"      // there is no source: nobody may connect
 	ReasonNotListed   = "not_listed"  // every source was asked and refused
 	ReasonUnavailable = "unavailable" // no source allowed, and at least one could not tell
+	ReasonDenied      = "denied"      // the operator has denied this key
+	ReasonBanned      = "banned"      // the operator has banned this key or address
+	ReasonMoved       = "moved"       // another tenant's by now: of a disconnection, never of a refusal
 )
+
+// decideLimit bounds one decision. Clients wait 10 seconds for a login.
+const decideLimit = 5 * time.Second
 
 // DefaultHint tells the operator how to let a refused peer in. KeyInHint in it
 // stands for the peer's key.
@@ -28,25 +36,49 @@ const DefaultHint = "let this peer in with --admit-key " + KeyInHint + ", or eve
 // KeyInHint is replaced by "nodekey:" and 64 hex digits wherever it occurs in a hint.
 const KeyInHint = "{key}"
 
+// Rules are what the operator has said of single peers; they come before all
+// sources. They are safe for concurrent use and never wait.
+type Rules interface {
+	// Bars returns ReasonDenied or ReasonBanned for a peer that may not connect
+	// whatever the sources say, and otherwise "".
+	Bars(r Request) (reason string)
+}
+
 // Options configure a Gate. Everything in it may be left zero: that gate is
 // closed and silent.
 type Options struct {
-	Sources []Source         // asked in this order until one allows; none: closed
+	Tenants []Tenant // asked in this order; none: closed
+	Isolate bool     // each tenant is a realm of its own
+	Lobby   bool     // refused peers may wait, and are told why
+	Rules   Rules    // nil: none
+	Roster  Roster   // nil: nobody is looked at again
+	Recheck time.Duration
 	Logger  *slog.Logger     // hears of refusals; nil: nobody does
 	Hint    string           // how to let a peer in, see KeyInHint; empty: DefaultHint
 	Now     func() time.Time // must not go backwards; nil: time.Now
 }
 
-// Gate admits a peer when any of its sources allows it. It reports a refused
-// key with one line, ten keys a minute at most, and what is beyond with one
-// summary for that minute. It is safe for concurrent use.
+// Gate admits a peer when one of its tenants does. It reports a refused key with
+// one line, ten keys a minute at most, and what is beyond with one summary for
+// that minute. It is safe for concurrent use.
 type Gate struct {
-	sources []Source
-	logger  *slog.Logger
-	hint    string
-	now     func() time.Time
+	tenants      []Tenant
+	isolate      bool
+	lobby        bool
+	rules        Rules
+	roster       Roster
+	recheckEvery time.Duration
+	logger       *slog.Logger
+	hint         string
+	now          func() time.Time
 
-	admitted atomic.Uint64 // outside mu: the way in takes no lock
+	generation atomic.Uint64 // of all that decides: raised with every change
+	changes    chan struct{} // holds one at most: a look is due
+	pending    *pending
+
+	admitted  []atomic.Uint64 // by tenant; outside mu: the way in takes no lock
+	promoted  atomic.Uint64
+	dismissed atomic.Uint64
 
 	mu      sync.Mutex
 	refused map[string]uint64 // guarded by mu; by reason
@@ -57,13 +89,12 @@ type Gate struct {
 // goroutine: run Serve next to it.
 func NewGate(o Options) *Gate {
 	g := &Gate{
-		sources: slices.Clone(o.Sources),
-		logger:  o.Logger,
-		hint:    o.Hint,
-		now:     o.Now,
+		tenants: slices.Clone(o.Tenants), isolate: o.Isolate, lobby: o.Lobby, rules: o.Rules, roster: o.Roster,
+		recheckEvery: o.Recheck, logger: o.Logger, hint: o.Hint, now: o.Now,
+		changes: make(chan struct{}, 1), pending: newPending(), admitted: make([]atomic.Uint64, len(o.Tenants)),
 		// Every reason is there from the start, so that a counter does not
 		// appear only at its first event.
-		refused: map[string]uint64{ReasonClosed: 0, ReasonNotListed: 0, ReasonUnavailable: 0},
+		refused: map[string]uint64{ReasonClosed: 0, ReasonNotListed: 0, ReasonUnavailable: 0, ReasonDenied: 0, ReasonBanned: 0},
 	}
 	if g.logger == nil {
 		g.logger = slog.New(slog.DiscardHandler)
@@ -74,53 +105,142 @@ func NewGate(o Options) *Gate {
 	if g.now == nil {
 		g.now = time.Now
 	}
+	if g.recheckEvery <= 0 {
+		g.recheckEvery = DefaultRecheck
+	}
 	g.minute = newMinute(g.now())
 	return g
 }
 
-// Admit decides about one peer. When it is refused, reason is one of the Reason
-// constants; otherwise reason is empty. It takes as long as the sources take,
-// and they stop when ctx is done.
-func (g *Gate) Admit(ctx context.Context, peer key.Public, addr netip.Addr) (admitted bool, reason string) {
-	r := Request{Key: peer, Addr: addr.Unmap()}
-	reason, failure := g.decide(ctx, r)
-	if reason == "" {
-		g.admitted.Add(1)
-		return true, ""
-	}
-	g.refuse(r, reason, failure)
-	return false, reason
+// Decision is what the Gate says of one peer.
+type Decision struct {
+	Admitted bool
+	Reason   string // of a refusal: one of the Reason constants
+	Text     string // for a refused peer that may wait: what it is told; empty: it may not
+	Tenant   string // of an admitted peer
+	Realm    uint32 // peers of different realms are kept apart
+	Member   Member // what is known of an admitted peer
+	Ticket   uint64 // for Seated
+
+	unsure  map[string]bool // tenants that could not tell
+	failure string          // which sources could not tell, and why
+	tenant  int             // of an admitted peer
 }
 
-// decide returns an empty reason for a peer that is allowed. failure says which
-// sources could not tell, and why.
-func (g *Gate) decide(ctx context.Context, r Request) (reason, failure string) {
-	if len(g.sources) == 0 {
-		return ReasonClosed, ""
+// Admit decides about one peer. It takes as long as the sources take, at most
+// five seconds, and they stop when ctx is done. A refusal is counted, logged and
+// remembered among Pending.
+func (g *Gate) Admit(ctx context.Context, peer key.Public, addr netip.Addr) Decision {
+	r := Request{Key: peer, Addr: addr.Unmap()}
+	d, sure := g.peek(r)
+	if !sure {
+		d = g.decide(ctx, r)
 	}
-	var failures []string
-	for _, s := range g.sources {
-		answer, err := s.Decide(ctx, r)
-		switch {
-		case err != nil: // whatever the answer: an Allow that failed is none
-			failures = append(failures, s.Name()+": "+err.Error())
-		case answer == Unavailable:
-			failures = append(failures, s.Name()+": unavailable")
-		case answer == Allow:
-			return "", ""
+	if d.Admitted {
+		g.admitted[d.tenant].Add(1)
+	} else {
+		g.refuse(r, d)
+	}
+	return d
+}
+
+// decide is a decision without its consequences, within decideLimit.
+func (g *Gate) decide(ctx context.Context, r Request) Decision {
+	ctx, cancel := context.WithTimeout(ctx, decideLimit)
+	defer cancel()
+	ticket := g.generation.Load()
+	d, barred := g.barred(r)
+	if !barred {
+		d = g.decision(r, ask(ctx, g.tenants, r))
+	}
+	d.Ticket = ticket
+	return d
+}
+
+// peek is decide as far as it takes no waiting. It reports false where that would
+// be needed.
+func (g *Gate) peek(r Request) (Decision, bool) {
+	ticket := g.generation.Load()
+	if d, barred := g.barred(r); barred {
+		d.Ticket = ticket
+		return d, true
+	}
+	o := outcome{}
+	for i := range g.tenants {
+		o.sources = o.sources || len(g.tenants[i].Sources) > 0
+		now, sure := g.tenants[i].peek(r)
+		if !sure {
+			return Decision{}, false
+		}
+		if now.answer == Allow {
+			o.answer, o.tenant, o.member = Allow, i, now.member
+			break
 		}
 	}
-	if len(failures) > 0 {
-		return ReasonUnavailable, strings.Join(failures, "; ")
-	}
-	return ReasonNotListed, ""
+	d := g.decision(r, o)
+	d.Ticket = ticket
+	return d, true
 }
 
-// refuse counts a refusal and logs what the minute has room for.
-func (g *Gate) refuse(r Request, reason, failure string) {
+// barred is the operator's own refusal of r, if there is one.
+func (g *Gate) barred(r Request) (Decision, bool) {
+	if g.rules == nil {
+		return Decision{}, false
+	}
+	reason := g.rules.Bars(r)
+	if reason == "" {
+		return Decision{}, false
+	}
+	return Decision{Reason: reason, Text: g.text(r, reason)}, true
+}
+
+// decision is what the tenants' word comes to.
+func (g *Gate) decision(r Request, o outcome) Decision {
+	d := Decision{unsure: o.unsure, failure: o.failure()}
+	switch {
+	case o.answer == Allow:
+		d.Admitted, d.Tenant, d.Member, d.tenant = true, g.tenants[o.tenant].Name, o.member, o.tenant
+		if g.isolate {
+			d.Realm = uint32(o.tenant) + 1
+		}
+		return d
+	case o.answer == Unavailable:
+		d.Reason = ReasonUnavailable
+	case !o.sources:
+		d.Reason = ReasonClosed
+	default:
+		d.Reason = ReasonNotListed
+	}
+	d.Text = g.text(r, d.Reason)
+	return d
+}
+
+// text is what a refused client is told while it waits, or "" where it may not.
+// Clients show it to their user, who can do something about it.
+func (g *Gate) text(r Request, reason string) string {
+	if !g.lobby {
+		return ""
+	}
+	switch reason {
+	case ReasonNotListed, ReasonClosed:
+		return "This relay does not know your node yet: ask its operator to allow " + r.Key.String()
+	case ReasonUnavailable:
+		return "This relay cannot check your node right now. It tries again by itself; if this lasts, tell its operator about " + r.Key.String()
+	case ReasonDenied:
+		return "The operator of this relay has refused your node: ask them about " + r.Key.String()
+	}
+	return "" // who is banned is not talked to
+}
+
+// refuse counts and remembers a refusal, and logs what the minute has room for.
+func (g *Gate) refuse(r Request, d Decision) {
+	now := g.now()
+	if d.Reason != ReasonDenied && d.Reason != ReasonBanned { // those the operator knows
+		g.pending.note(r, d.Reason, now)
+	}
 	g.mu.Lock()
-	g.refused[reason]++
-	before := g.minute.roll(g.now())
+	g.refused[d.Reason]++
+	before := g.minute.roll(now)
 	line := g.minute.note(r.Key)
 	g.mu.Unlock()
 
@@ -132,14 +252,31 @@ func (g *Gate) refuse(r Request, reason, failure string) {
 	attrs := []slog.Attr{
 		slog.String("peer", peer),
 		slog.String("addr", r.Addr.String()),
-		slog.String("reason", reason),
-		slog.String("hint", strings.ReplaceAll(g.hint, KeyInHint, peer)),
+		slog.String("reason", d.Reason),
+		slog.String("hint", g.hintFor(d.Reason, peer)),
 	}
-	if failure != "" {
-		attrs = append(attrs, slog.String("err", failure))
+	if d.failure != "" {
+		attrs = append(attrs, slog.String("err", d.failure))
 	}
 	g.logger.LogAttrs(context.Background(), slog.LevelWarn, "peer refused", attrs...)
 }
+
+func (g *Gate) hintFor(reason, peer string) string {
+	switch reason {
+	case ReasonDenied:
+		return "you have denied this key; detour admit revoke " + peer + " takes that back"
+	case ReasonBanned:
+		return "you have banned this key or address; detour ban --list shows for how long"
+	}
+	return strings.ReplaceAll(g.hint, KeyInHint, peer)
+}
+
+// Pending returns the keys that were refused lately, the last to try first: at
+// most 1024, and 8 from one IPv4 address or IPv6 /64.
+func (g *Gate) Pending() []Pending { return g.pending.list() }
+
+// Forget takes a key out of Pending, as when the operator has decided about it.
+func (g *Gate) Forget(k key.Public) { g.pending.forget(k) }
 
 func (g *Gate) log(s summary) {
 	if s.refusals == 0 {
@@ -149,11 +286,40 @@ func (g *Gate) log(s summary) {
 		slog.Uint64("refusals", s.refusals), slog.Int("keys", s.keys))
 }
 
-// Serve ends each minute on time, so that its summary comes even when nobody
-// connects any more. It blocks until ctx is done, then logs the summary of the
-// unfinished minute and returns nil. Without it a summary waits for the next
-// refusal.
+// Serve runs the sources, looks at everybody again when something has changed and
+// from time to time, and ends each minute of refusals on time. It blocks until ctx
+// is done, then logs the summary of the unfinished minute and returns nil. When a
+// source's own work fails, all ends with that error.
 func (g *Gate) Serve(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var work sync.WaitGroup
+	for _, t := range g.tenants {
+		for _, s := range t.Sources {
+			runner, ok := s.(Runner)
+			if !ok {
+				continue
+			}
+			work.Go(func() {
+				if err := runner.Serve(ctx, g.Changed); err != nil {
+					cancel(fmt.Errorf("%s: %w", s.Name(), err))
+				}
+			})
+		}
+	}
+	if g.roster != nil {
+		work.Go(func() { g.rechecker(ctx) })
+	}
+	g.minutes(ctx)
+	work.Wait()
+	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return nil
+}
+
+// minutes ends each minute on time until ctx is done, and then the last one.
+func (g *Gate) minutes(ctx context.Context) {
 	timer := time.NewTimer(g.untilNextMinute())
 	defer timer.Stop()
 	for {
@@ -163,7 +329,7 @@ func (g *Gate) Serve(ctx context.Context) error {
 			last := g.minute.end()
 			g.mu.Unlock()
 			g.log(last)
-			return nil
+			return
 		case <-timer.C:
 			g.mu.Lock()
 			before := g.minute.roll(g.now())
@@ -182,19 +348,42 @@ func (g *Gate) untilNextMinute() time.Duration {
 
 // Stats are the gate's counts since it was made.
 type Stats struct {
-	Admitted uint64            `json:"admitted"` // calls of Admit, not distinct peers
-	Refused  map[string]uint64 `json:"refused"`  // by reason; every reason is present
-	Sources  []string          `json:"sources"`  // names, in the order they are asked; empty when closed
+	Admitted  uint64            `json:"admitted"`  // logins, not distinct peers
+	Promoted  uint64            `json:"promoted"`  // peers admitted while they waited
+	Dismissed uint64            `json:"dismissed"` // connected peers that were not admitted any more
+	Refused   map[string]uint64 `json:"refused"`   // logins by reason; every reason is present
+	Pending   int               `json:"pending"`   // refused keys that are remembered
+	Tenants   []TenantStats     `json:"tenants"`   // in the order they are asked; empty when closed
+}
+
+// TenantStats are those of one tenant.
+type TenantStats struct {
+	Name     string         `json:"name"`     // empty: the relay's own
+	Admitted uint64         `json:"admitted"` // logins
+	Sources  []string       `json:"sources"`  // names, in the order of the settings
+	Reports  map[string]any `json:"reports,omitempty"`
 }
 
 // Stats returns a copy that the caller owns.
 func (g *Gate) Stats() Stats {
-	names := make([]string, 0, len(g.sources))
-	for _, s := range g.sources {
-		names = append(names, s.Name())
+	st := Stats{Promoted: g.promoted.Load(), Dismissed: g.dismissed.Load(), Pending: g.pending.len(), Tenants: []TenantStats{}}
+	for i, t := range g.tenants {
+		n := g.admitted[i].Load()
+		st.Admitted += n
+		ts := TenantStats{Name: t.Name, Admitted: n, Sources: []string{}}
+		for _, s := range t.Sources {
+			ts.Sources = append(ts.Sources, s.Name())
+			if r, ok := s.(Reporter); ok {
+				if ts.Reports == nil {
+					ts.Reports = make(map[string]any)
+				}
+				ts.Reports[s.Name()] = r.Report()
+			}
+		}
+		st.Tenants = append(st.Tenants, ts)
 	}
 	g.mu.Lock()
-	refused := maps.Clone(g.refused)
+	st.Refused = maps.Clone(g.refused)
 	g.mu.Unlock()
-	return Stats{Admitted: g.admitted.Load(), Refused: refused, Sources: names}
+	return st
 }

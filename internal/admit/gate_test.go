@@ -79,7 +79,7 @@ func lines(n int, more ...string) (messages []string) {
 func refuseAll(t *testing.T, g *Gate, from, to int) {
 	t.Helper()
 	for n := from; n < to; n++ {
-		if ok, _ := g.Admit(t.Context(), numbered(n), somewhere); ok {
+		if d := g.Admit(t.Context(), numbered(n), somewhere); d.Admitted {
 			t.Fatalf("key %d admitted", n)
 		}
 	}
@@ -109,12 +109,15 @@ type fixed struct {
 
 func (f fixed) Name() string { return "fixed" }
 
-func (f fixed) Decide(_ context.Context, r Request) (Answer, error) {
+func (f fixed) Decide(_ context.Context, r Request) (Verdict, error) {
 	if f.asked != nil {
 		*f.asked = r
 	}
-	return f.answer, f.err
+	return Verdict{Answer: f.answer}, f.err
 }
+
+// one is the relay's own tenant with these sources.
+func one(sources ...Source) []Tenant { return []Tenant{{Sources: sources}} }
 
 func TestAnyOf(t *testing.T) {
 	me, other := numbered(1), numbered(2)
@@ -139,23 +142,23 @@ func TestAnyOf(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			ok, reason := NewGate(Options{Sources: tt.sources}).Admit(t.Context(), me, somewhere)
-			if ok != (tt.reason == "") || reason != tt.reason {
-				t.Errorf("Admit = %v, %q, want reason %q", ok, reason, tt.reason)
+			d := NewGate(Options{Tenants: one(tt.sources...)}).Admit(t.Context(), me, somewhere)
+			if d.Admitted != (tt.reason == "") || d.Reason != tt.reason || d.Text != "" {
+				t.Errorf("Admit = %+v, want reason %q", d, tt.reason)
 			}
 		})
 	}
 }
 
 func TestZeroKeyIsNeverListed(t *testing.T) {
-	if ok, _ := NewGate(Options{Sources: []Source{Keys(key.Public{})}}).Admit(t.Context(), key.Public{}, somewhere); ok {
+	if d := NewGate(Options{Tenants: one(Keys(key.Public{}))}).Admit(t.Context(), key.Public{}, somewhere); d.Admitted {
 		t.Error("the zero key was admitted by a list")
 	}
 }
 
 func TestSourcesSeeIPv4(t *testing.T) {
 	var asked Request
-	g := NewGate(Options{Sources: []Source{fixed{answer: Allow, asked: &asked}}})
+	g := NewGate(Options{Tenants: one(fixed{answer: Allow, asked: &asked})})
 	g.Admit(t.Context(), numbered(1), netip.MustParseAddr("::ffff:203.0.113.7"))
 	if asked != (Request{numbered(1), somewhere}) {
 		t.Errorf("source was asked for %v", asked)
@@ -163,9 +166,9 @@ func TestSourcesSeeIPv4(t *testing.T) {
 }
 
 func TestOptionsAreCopied(t *testing.T) {
-	sources := []Source{Keys()}
-	g := NewGate(Options{Sources: sources})
-	sources[0] = Any()
+	tenants := one(Keys())
+	g := NewGate(Options{Tenants: tenants})
+	tenants[0] = one(Any())[0]
 	refuseAll(t, g, 0, 1)
 }
 
@@ -188,7 +191,7 @@ func TestRefusalLine(t *testing.T) {
 	}
 	out.Reset()
 	down := fixed{answer: Unavailable, err: errors.New("timeout")}
-	NewGate(Options{Logger: logger, Sources: []Source{down}, Hint: "ask {key}"}).Admit(t.Context(), k, somewhere)
+	NewGate(Options{Logger: logger, Tenants: one(down), Hint: "ask {key}"}).Admit(t.Context(), k, somewhere)
 	want = `level=WARN msg="peer refused" peer=` + k.String() + ` addr=203.0.113.7 reason=unavailable ` +
 		`hint="ask ` + k.String() + `" err="fixed: timeout"` + "\n"
 	if out.String() != want {
@@ -363,7 +366,7 @@ func TestLogsWithoutTheLock(t *testing.T) {
 func TestConcurrentAdmits(t *testing.T) {
 	const workers, each = 8, 500
 	j := &journal{}
-	g := NewGate(Options{Sources: []Source{Keys(numbered(0))}, Logger: slog.New(j)})
+	g := NewGate(Options{Tenants: one(Keys(numbered(0))), Logger: slog.New(j)})
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = g.Serve(ctx) })
@@ -371,8 +374,8 @@ func TestConcurrentAdmits(t *testing.T) {
 	for range workers {
 		admits.Go(func() {
 			for n := range each {
-				if ok, _ := g.Admit(ctx, numbered(n%2), somewhere); ok != (n%2 == 0) {
-					t.Errorf("key %d: admitted %v", n%2, ok)
+				if d := g.Admit(ctx, numbered(n%2), somewhere); d.Admitted != (n%2 == 0) {
+					t.Errorf("key %d: admitted %v", n%2, d.Admitted)
 				}
 				g.Stats()
 			}
@@ -388,11 +391,12 @@ func TestConcurrentAdmits(t *testing.T) {
 }
 
 func TestStats(t *testing.T) {
-	g := NewGate(Options{Sources: []Source{Keys(numbered(1)), Keys()}})
+	g := NewGate(Options{Tenants: one(Keys(numbered(1)), Keys())})
 	g.Admit(t.Context(), numbered(1), somewhere)
 	g.Admit(t.Context(), numbered(2), somewhere)
 	g.Admit(t.Context(), numbered(2), somewhere)
-	const want = `{"admitted":1,"refused":{"closed":0,"not_listed":2,"unavailable":0},"sources":["keys","keys"]}`
+	const want = `{"admitted":1,"promoted":0,"dismissed":0,"refused":{"banned":0,"closed":0,"denied":0,"not_listed":2,"unavailable":0},` +
+		`"pending":1,"tenants":[{"name":"","admitted":1,"sources":["keys","keys"]}]}`
 	if got, err := json.Marshal(g.Stats()); err != nil || string(got) != want {
 		t.Errorf("stats %s, %v\nwant  %s", got, err, want)
 	}
@@ -400,14 +404,14 @@ func TestStats(t *testing.T) {
 	if got, err := json.Marshal(g.Stats()); err != nil || string(got) != want {
 		t.Errorf("a caller changed the gate's counts: %s, %v", got, err)
 	}
-	if got, err := json.Marshal(NewGate(Options{}).Stats().Sources); err != nil || string(got) != "[]" {
+	if got, err := json.Marshal(NewGate(Options{}).Stats().Tenants); err != nil || string(got) != "[]" {
 		t.Errorf("sources of a closed gate: %s, %v", got, err)
 	}
 }
 
 func TestAllowedAdmitsDoNotAllocate(t *testing.T) {
 	for _, s := range []Source{Any(), Keys(numbered(1))} {
-		g := NewGate(Options{Sources: []Source{s}})
+		g := NewGate(Options{Tenants: one(s)})
 		if n := testing.AllocsPerRun(100, func() { g.Admit(t.Context(), numbered(1), somewhere) }); n != 0 {
 			t.Errorf("%s: %v allocations for one admit", s.Name(), n)
 		}
@@ -421,7 +425,7 @@ func BenchmarkAdmit(b *testing.B) {
 	}
 	for _, s := range []Source{Any(), Keys(keys...)} {
 		b.Run(s.Name(), func(b *testing.B) {
-			g := NewGate(Options{Sources: []Source{s}})
+			g := NewGate(Options{Tenants: one(s)})
 			for b.Loop() {
 				g.Admit(b.Context(), keys[17], somewhere)
 			}

@@ -42,7 +42,7 @@ func rootConfig() config.Config {
 	c.Cert = "/cache/tailscale/derper-certs/192.0.2.1.crt"
 	c.Key = "/cache/tailscale/derper-certs/192.0.2.1.key"
 	c.RegionID, c.Admit, c.AdmitKey, c.MeshKeyFile = 900, []string{"any"}, nil, ""
-	c.FrontPage = config.FrontNeutral
+	c.FrontPage, c.Refusal = config.FrontNeutral, config.RefusalClose
 	c.WriteTimeout, c.TCPUserTimeout, c.TCPKeepAlive = 2*time.Second, 15*time.Second, 10*time.Minute
 	return c
 }

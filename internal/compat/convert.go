@@ -27,6 +27,7 @@ func (c *command) convert() config.Config {
 		c.warnFirst("every Tailscale client that knows the address may use this relay, as with derper; " +
 			"`detour serve` is closed instead")
 	}
+	cfg.Refusal = config.RefusalClose // as derper does
 	cfg.RegionID = regionID
 	cfg.STUNMode = config.STUNTailscale
 

@@ -103,4 +103,7 @@ type Config struct {
 	ACMEDNSHook    string   // program for DNS-01; empty: none
 	ACMEIPProfile  string   // profile for addresses, or ProfileNone
 	ACMESwitch     bool     // leave the pin for the authority's certificate
+
+	// Admission, in table_admit.go.
+	Refusal string // RefusalLobby or RefusalClose
 }

@@ -145,7 +145,7 @@ func TestEveryLayerSetsEverySetting(t *testing.T) {
 		"hostname": {"a", "b"}, "public_ipv4": {"192.0.2.1", "192.0.2.2"}, "public_ipv6": {"2001:db8::1", "2001:db8::2"},
 		"region_id": {"1", "2"}, "region_code": {"a", "b"}, "region_name": {"a", "b"}, "node_name": {"a", "b"},
 		"cert_mode": {"files", "pin"}, "cert": {"/a", "/b"}, "key": {"/c", "/d"},
-		"admit": {"any", "none"}, "admit_key": {node, strings.ToLower(node)},
+		"admit": {"any", "none"}, "refusal": {"close", "lobby"}, "admit_key": {node, strings.ToLower(node)},
 		"write_timeout": {"1s", "3s"}, "tcp_user_timeout": {"1s", "3s"}, "tcp_keepalive": {"1s", "3s"},
 		"also_listen": {":5", ":6"}, "also_stun_listen": {":5", ":6"}, "proxy_protocol": {"10.0.0.0/8", "unix"},
 		"public_port": {"1", "2"}, "public_stun_port": {"1", "2"},

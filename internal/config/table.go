@@ -21,6 +21,7 @@ func table() []setting {
 		section("Certificate", moreCertSettings()),
 		section("Certificate from an authority (cert_mode acme)", acmeSettings()),
 		section("Who may connect", admitSettings()),
+		section("Who may connect", refusalSettings()),
 		section("Timeouts", timeSettings()),
 		section("Log", logSettings()),
 		section("The process", runSettings()),

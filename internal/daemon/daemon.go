@@ -123,13 +123,11 @@ func (d *Daemon) build(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	sources, err := admissionSources(d.cfg)
-	if err != nil {
+	if d.gate, err = d.newGate(); err != nil {
 		return err
 	}
-	d.gate = admit.NewGate(admit.Options{Sources: sources, Logger: d.log})
 	d.relay = relay.New(relay.Options{
-		Key: private, MeshKey: mesh, Admit: d.gate, WriteTimeout: d.cfg.WriteTimeout, Logger: d.log,
+		Key: private, MeshKey: mesh, Admit: doorkeeper{d.gate}, WriteTimeout: d.cfg.WriteTimeout, Logger: d.log,
 	})
 	if len(d.doors) == 0 {
 		return nil
@@ -182,28 +180,6 @@ func (d *Daemon) adminSocket() (net.Listener, error) {
 		d.cfg.AdminListen = "unix:" + addr.String()
 	}
 	return l, nil
-}
-
-// admissionSources makes the sources that the settings name; none means closed.
-func admissionSources(c config.Config) ([]admit.Source, error) {
-	var sources []admit.Source
-	for _, a := range c.Admit {
-		if a == "any" {
-			sources = append(sources, admit.Any())
-		}
-	}
-	var keys []key.Public
-	for _, text := range c.AdmitKey {
-		k, err := key.ParsePublic(text)
-		if err != nil {
-			return nil, fmt.Errorf("admit_key: %w", err)
-		}
-		keys = append(keys, k)
-	}
-	if len(keys) > 0 {
-		sources = append(sources, admit.Keys(keys...))
-	}
-	return sources, nil
 }
 
 // Close releases the listeners of a daemon that is not run.

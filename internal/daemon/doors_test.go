@@ -101,7 +101,7 @@ func shortDir(t *testing.T) string {
 // the proxy, and a connection without a header gets nowhere.
 func TestPROXYNamesThePeer(t *testing.T) {
 	b := mustBuild(t, settings(t, func(c *config.Config) {
-		c.ProxyProtocol = []string{"127.0.0.1"}
+		c.ProxyProtocol, c.Refusal = []string{"127.0.0.1"}, config.RefusalClose
 	}))
 	b.run()
 	viaProxy := func(ctx context.Context) (net.Conn, error) {

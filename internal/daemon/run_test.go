@@ -110,7 +110,12 @@ func TestAdmission(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			b := mustBuild(t, settings(t, tt.change))
+			b := mustBuild(t, settings(t, func(c *config.Config) {
+				c.Refusal = config.RefusalClose
+				if tt.change != nil {
+					tt.change(c)
+				}
+			}))
 			b.run()
 			for who, want := range map[key.Private]bool{known: tt.known, key.NewPrivate(): tt.strangers} {
 				o := b.options()

@@ -1,0 +1,83 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+
+	"github.com/detour-relay/detour/internal/admit"
+	"github.com/detour-relay/detour/internal/config"
+	"github.com/detour-relay/detour/internal/key"
+	"github.com/detour-relay/detour/internal/relay"
+)
+
+// doorkeeper lets the relay ask the gate.
+type doorkeeper struct{ gate *admit.Gate }
+
+// Admit hands the question on.
+func (k doorkeeper) Admit(ctx context.Context, peer key.Public, addr netip.Addr) relay.Verdict {
+	return verdict(k.gate.Admit(ctx, peer, addr))
+}
+
+// Seated hands it on.
+func (k doorkeeper) Seated(v relay.Verdict) { k.gate.Seated(v.Ticket) }
+
+func verdict(d admit.Decision) relay.Verdict {
+	return relay.Verdict{Admitted: d.Admitted, Reason: d.Reason, Lobby: d.Text, Tenant: d.Tenant, Realm: d.Realm, Ticket: d.Ticket}
+}
+
+// roster lets the gate look at who is connected.
+type roster struct{ d *Daemon }
+
+// Present leaves out sibling relays, which admission is not about.
+func (r roster) Present() []admit.Present {
+	members := r.d.relay.Members()
+	list := make([]admit.Present, 0, len(members))
+	for _, m := range members {
+		if !m.Mesh {
+			list = append(list, admit.Present{ID: m.ID, Key: m.Key, Addr: m.Addr.Addr(), Tenant: m.Tenant, Waiting: m.Waiting})
+		}
+	}
+	return list
+}
+
+// Judge hands a decision on.
+func (r roster) Judge(p admit.Present, d admit.Decision) { r.d.relay.Judge(p.ID, verdict(d)) }
+
+// Dismiss ends a connection.
+func (r roster) Dismiss(p admit.Present, reason string) {
+	r.d.relay.Dismiss(p.Key, reason, func(m relay.Member) bool { return m.ID == p.ID })
+}
+
+// newGate makes the gate that the settings ask for.
+func (d *Daemon) newGate() (*admit.Gate, error) {
+	sources, err := admissionSources(d.cfg)
+	if err != nil {
+		return nil, err
+	}
+	return admit.NewGate(admit.Options{
+		Tenants: []admit.Tenant{{Sources: sources}}, Lobby: d.cfg.Refusal == config.RefusalLobby, Roster: roster{d}, Logger: d.log,
+	}), nil
+}
+
+// admissionSources makes the sources that the settings name; none means closed.
+func admissionSources(c config.Config) ([]admit.Source, error) {
+	var sources []admit.Source
+	for _, a := range c.Admit {
+		if a == "any" {
+			sources = append(sources, admit.Any())
+		}
+	}
+	var keys []key.Public
+	for _, text := range c.AdmitKey {
+		k, err := key.ParsePublic(text)
+		if err != nil {
+			return nil, fmt.Errorf("admit_key: %w", err)
+		}
+		keys = append(keys, k)
+	}
+	if len(keys) > 0 {
+		sources = append(sources, admit.Keys(keys...))
+	}
+	return sources, nil
+}
