@@ -120,7 +120,7 @@ func TestConfigExampleIsRight(t *testing.T) {
 	r.want(t, exitOK, string(config.Example()), "")
 	file := filepath.Join(t.TempDir(), "relay.yaml")
 	write(t, file, r.stdout)
-	detour(t, "config", "check", file).want(t, exitOK, "Who may connect\n  nobody", "")
+	detour(t, "config", "check", file).want(t, exitOK, "Who may connect\n  nodes that one of these allows:\n    ask", "")
 }
 
 func TestConfigCheck(t *testing.T) {

@@ -14,7 +14,7 @@ func TestContainerServes(t *testing.T) {
 	for _, command := range [][]string{{"container"}, {"container", "serve"}} {
 		dir := stateDir(t)
 		s := start(t, append(command, freePorts(dir)...)...)
-		if !strings.Contains(s.stdout.String(), "Admitted: nobody yet") {
+		if !strings.Contains(s.stdout.String(), "  ask: those whom you let in") {
 			t.Errorf("%q is not closed:\n%s", command, s.stdout)
 		}
 		t.Setenv("DETOUR_STATE_DIR", dir)
@@ -67,7 +67,7 @@ func TestContainerAsDerper(t *testing.T) {
 func TestContainerAsDerperThatIsClosed(t *testing.T) {
 	t.Setenv("DETOUR_ADMIT", "none")
 	s, _ := derperInContainer(t)
-	if text := s.stderr.String() + s.stdout.String(); !strings.Contains(text, "Admitted: nobody yet") || strings.Contains(text, "every Tailscale client") {
+	if text := s.stderr.String() + s.stdout.String(); !strings.Contains(text, "  ask: those whom you let in") || strings.Contains(text, "every Tailscale client") {
 		t.Errorf("not closed:\n%s", text)
 	}
 	pin := regexp.MustCompile(`sha256-raw:[0-9a-f]{64}`).FindString(s.stdout.String())

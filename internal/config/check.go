@@ -8,8 +8,6 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
-
-	"github.com/detour-relay/detour/internal/key"
 )
 
 // Bounds of texts, in bytes.
@@ -39,6 +37,7 @@ func problems(c Config) []Problem {
 // crossChecks finds settings that are right alone and wrong together.
 func crossChecks(c Config) []Problem {
 	list := append(append(listenerChecks(c), proxyChecks(c)...), acmeProblems(c)...)
+	list = append(list, admissionProblems(c)...)
 	add := func(setting string, faults []fault) {
 		for _, f := range faults {
 			list = append(list, Problem{Setting: setting, What: f.what, Hint: f.hint})
@@ -124,44 +123,6 @@ func checkPath(path string) []fault {
 		return bad("write the whole path", "%s begins with ~, which only a shell understands", quote(path))
 	}
 	return nil
-}
-
-// checkAdmit checks each entry, and that any and none do not contradict.
-func checkAdmit(entries []string) []fault {
-	var faults []fault
-	seen := map[string]bool{}
-	for _, e := range entries {
-		seen[e] = true
-		if e == AdmitAny || e == AdmitNone {
-			continue
-		}
-		kind, _, _ := strings.Cut(e, "=")
-		switch kind {
-		case "ask", "keys", "url", "headscale", "tailscale", "tailscaled", "exec":
-			faults = append(faults, bad("use any, or list the keys in admit_key", "%s is not supported yet in this version", quote(e))...)
-		default:
-			hint := didYouMean(e, []string{AdmitAny, AdmitNone})
-			if _, err := key.ParsePublic(e); err == nil {
-				hint = "give it as admit_key"
-			}
-			faults = append(faults, bad(hint, "unknown value %s", quote(e))...)
-		}
-	}
-	if seen[AdmitAny] && seen[AdmitNone] {
-		faults = append(faults, bad("keep one of them", "any and none contradict each other")...)
-	}
-	return faults
-}
-
-func checkAdmitKeys(keys []string) []fault {
-	var faults []fault
-	for _, k := range keys {
-		if _, err := key.ParsePublic(k); err != nil {
-			faults = append(faults, bad("copy it whole from the relay's log or from the client's status: nodekey: and 64 hex digits",
-				"%s is not a node key: %v", quote(k), err)...)
-		}
-	}
-	return faults
 }
 
 func checkFrontPage(page string) []fault {

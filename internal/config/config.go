@@ -34,7 +34,7 @@ const (
 // The values of Admit.
 const (
 	AdmitAny  = "any"  // everybody
-	AdmitNone = "none" // nobody but the keys of AdmitKey
+	AdmitNone = "none" // nobody but the keys of AdmitKey and the tenants
 )
 
 // Config is one relay's settings after all layers are merged and checked. It is
@@ -63,8 +63,8 @@ type Config struct {
 	RegionName string // long, for people
 	NodeName   string // unique over all regions of a DERP map; empty: made from region and server key
 
-	Admit       []string // AdmitAny or AdmitNone; empty: as AdmitNone
-	AdmitKey    []string // node keys, as nodekey:<64 hex>
+	Admit       []string // sources, as KIND[=TARGET][,option=value...]; empty: as AdmitNone
+	AdmitKey    []string // node keys, as nodekey:<64 hex>, each with = and a name behind it if it has one
 	MeshKeyFile string   // 64 hex digits that sibling relays share; empty: no mesh
 
 	FrontPage string // FrontNeutral, FrontBlank, FrontFallback or a URL
@@ -104,6 +104,12 @@ type Config struct {
 	ACMEIPProfile  string   // profile for addresses, or ProfileNone
 	ACMESwitch     bool     // leave the pin for the authority's certificate
 
-	// Admission, in table_admit.go.
-	Refusal string // RefusalLobby or RefusalClose
+	// Admission, in table_admit.go. Tenants gives the sources in the form in which they are used.
+	AdmitPolicy        string        // PolicyAnyOf or PolicyAllOf
+	AdmitOnUnavailable string        // UnavailableCached, UnavailableRefuse or UnavailableAdmit
+	AdmitMaxAge        time.Duration // of an answer that serves while its source is down
+	AdmitRecheck       time.Duration // between two looks at everybody
+	TenantList         []string      // NAME:SOURCE, or NAME:all_of
+	Isolate            bool          // keep tenants apart
+	Refusal            string        // RefusalLobby or RefusalClose
 }

@@ -3,7 +3,6 @@ package config
 import (
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 	"time"
 )
@@ -93,17 +92,37 @@ func (e *explainer) frontPage(page string) {
 
 func (e *explainer) admission(c Config) {
 	e.head("Who may connect")
+	tenants := c.Tenants()
 	switch {
-	case slices.Contains(c.Admit, AdmitAny):
+	case len(tenants) == 0:
+		e.line("nobody; let people in by admit: [ask], or everybody by admit: [any]")
+	case c.AdmitsAll():
 		e.line("everybody who finds the relay (admit: any)")
-	case len(c.AdmitKey) == 0:
-		e.line("nobody; let people in by admit_key, or everybody by admit: [any]")
-	default:
-		e.line("only these node keys:")
-		for _, k := range c.AdmitKey {
-			e.line("  %s", k)
+	}
+	for _, t := range tenants {
+		who := "nodes that one of these allows"
+		if t.AllOf && len(t.Entries) > 1 {
+			who = "nodes that all of these allow"
+		}
+		if t.Name != "" {
+			who = "tenant " + t.Name + ": " + who
+		}
+		e.line("%s:", who)
+		for _, s := range t.Entries {
+			e.line("  %s", s.Explain())
 		}
 	}
+	for _, k := range c.AdmitKey {
+		e.line("  %s", k)
+	}
+	if c.Isolate {
+		e.line("nodes of different tenants exchange no packets")
+	}
+	if c.Refusal == RefusalClose {
+		e.line("the connections of others are closed without a word")
+		return
+	}
+	e.line("others may log in and wait, and tailscale status tells them why; they can send and receive nothing")
 }
 
 func (e *explainer) certificate(c Config) {

@@ -3,6 +3,8 @@ package config
 import (
 	"slices"
 	"strings"
+
+	"go.yaml.in/yaml/v3"
 )
 
 // Kind says what text a setting takes. Its text is what --help shows in the
@@ -53,9 +55,10 @@ func Settings() []Setting {
 // setting is a Setting with what the program needs: one row of the table.
 type setting struct {
 	Setting
-	section string // heading in the example
-	value   string // default as text that assign takes; empty when derived
-	spaced  bool   // of a list: entries may hold commas, so that only spaces part them in the environment
+	section string                               // heading in the example
+	value   string                               // default as text that assign takes; empty when derived
+	spaced  bool                                 // of a list: entries may hold commas, so that only spaces part them in the environment
+	mapping func(*yaml.Node) ([]string, []fault) // of a list: reads a YAML mapping as one; nil: there is no such form
 	user    func(Host) string
 	field   func(*Config) any // pointer to the field; assign lists the types
 	check   func(*Config) []fault

@@ -21,7 +21,7 @@ func table() []setting {
 		section("Certificate", moreCertSettings()),
 		section("Certificate from an authority (cert_mode acme)", acmeSettings()),
 		section("Who may connect", admitSettings()),
-		section("Who may connect", refusalSettings()),
+		section("Who may connect", moreAdmitSettings()),
 		section("Timeouts", timeSettings()),
 		section("Log", logSettings()),
 		section("The process", runSettings()),
@@ -285,30 +285,6 @@ func certSettings() []setting {
 			},
 			field: func(c *Config) any { return &c.Key },
 			check: func(c *Config) []fault { return checkPath(c.Key) },
-		},
-	}
-}
-
-func admitSettings() []setting {
-	return []setting{
-		{
-			Setting: Setting{
-				Name: "admit", Kind: KindList, Values: []string{AdmitAny, AdmitNone},
-				Usage: "who may connect: any or none; repeatable",
-				Note:  "none is closed except to the keys in admit_key. any lets everybody use this relay who finds it.",
-			},
-			value: AdmitNone,
-			field: func(c *Config) any { return &c.Admit },
-			check: func(c *Config) []fault { return checkAdmit(c.Admit) },
-		},
-		{
-			Setting: Setting{
-				Name: "admit_key", Kind: KindList,
-				Usage: "node key that may connect, nodekey:<64 hex digits>; repeatable",
-				Note:  "The relay logs the key of everyone it refuses, ready to paste here.",
-			},
-			field: func(c *Config) any { return &c.AdmitKey },
-			check: func(c *Config) []fault { return checkAdmitKeys(c.AdmitKey) },
 		},
 	}
 }

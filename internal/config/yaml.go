@@ -149,7 +149,11 @@ func (l *loader) keyHint(key string) string {
 
 func (l *loader) yamlValue(s setting, origin string, node *yaml.Node) {
 	if s.Kind == KindList {
-		entries, faults := yamlList(node)
+		read := yamlList
+		if s.mapping != nil && node.Kind == yaml.MappingNode {
+			read = s.mapping
+		}
+		entries, faults := read(node)
 		if len(faults) > 0 {
 			l.refuse(s, origin, faults)
 			return

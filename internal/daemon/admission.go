@@ -51,33 +51,48 @@ func (r roster) Dismiss(p admit.Present, reason string) {
 
 // newGate makes the gate that the settings ask for.
 func (d *Daemon) newGate() (*admit.Gate, error) {
-	sources, err := admissionSources(d.cfg)
-	if err != nil {
-		return nil, err
+	var tenants []admit.Tenant
+	for _, t := range d.cfg.Tenants() {
+		tenant := admit.Tenant{Name: t.Name, AllOf: t.AllOf}
+		for _, e := range t.Entries {
+			s, err := d.admissionSource(t.Name, e)
+			if err != nil {
+				return nil, fmt.Errorf("admission source %s: %w", e.Name(), err)
+			}
+			if s != nil {
+				tenant.Sources = append(tenant.Sources, s)
+			}
+		}
+		tenants = append(tenants, tenant)
 	}
 	return admit.NewGate(admit.Options{
-		Tenants: []admit.Tenant{{Sources: sources}}, Lobby: d.cfg.Refusal == config.RefusalLobby, Roster: roster{d}, Logger: d.log,
+		Tenants: tenants, Isolate: d.cfg.Isolate, Lobby: d.cfg.Refusal == config.RefusalLobby, Roster: roster{d},
+		Recheck: d.cfg.AdmitRecheck, Logger: d.log,
+		Hint: d.admitHint(),
 	}), nil
 }
 
-// admissionSources makes the sources that the settings name; none means closed.
-func admissionSources(c config.Config) ([]admit.Source, error) {
-	var sources []admit.Source
-	for _, a := range c.Admit {
-		if a == "any" {
-			sources = append(sources, admit.Any())
-		}
+// admissionSource makes the source that an entry names.
+func (d *Daemon) admissionSource(_ string, e config.Entry) (admit.Source, error) {
+	switch e.Kind {
+	case config.AdmitAny:
+		return admit.Any(), nil
+	case config.AdmitKeys:
+		return d.inlineKeys()
 	}
+	return nil, nil
+}
+
+// inlineKeys is the source of the setting admit_key.
+func (d *Daemon) inlineKeys() (admit.Source, error) {
 	var keys []key.Public
-	for _, text := range c.AdmitKey {
+	for _, entry := range d.cfg.AdmitKey {
+		text, _ := config.NamedKey(entry)
 		k, err := key.ParsePublic(text)
 		if err != nil {
 			return nil, fmt.Errorf("admit_key: %w", err)
 		}
 		keys = append(keys, k)
 	}
-	if len(keys) > 0 {
-		sources = append(sources, admit.Keys(keys...))
-	}
-	return sources, nil
+	return admit.Keys(keys...), nil
 }

@@ -111,37 +111,6 @@ func (d *Daemon) firewall(b *strings.Builder) {
 	fmt.Fprintf(b, "Let in through firewalls and cloud security groups: %s.\n\n", strings.Join(ports, ", "))
 }
 
-func (d *Daemon) admitted(b *strings.Builder) {
-	n := len(d.cfg.AdmitKey)
-	switch {
-	case d.cfg.Listen == config.Off: // STUN knows no clients
-	case anyAdmitted(d.cfg) && d.derper:
-		fmt.Fprintf(b, "Admitted: EVERYBODY, as with derper. Strangers who find this relay can use it and your traffic.\n"+
-			"To close it: detour serve --server-key %s --admit-key nodekey:… (see detour serve --help).\n\n", d.cfg.ServerKey)
-	case anyAdmitted(d.cfg):
-		b.WriteString("Admitted: EVERYBODY. Strangers who find this relay can use it and your traffic.\n" +
-			"To close it, leave out --admit any and list your nodes with --admit-key.\n\n")
-	case n == 1:
-		b.WriteString("Admitted: the one node key given by --admit-key, nobody else.\n\n")
-	case n > 1:
-		fmt.Fprintf(b, "Admitted: the %d node keys given by --admit-key, nobody else.\n\n", n)
-	default:
-		b.WriteString("Admitted: nobody yet. A client that tries is refused, and its key is logged with what to do:\n" +
-			"  --admit-key nodekey:…   lets in one node; give it once for each\n" +
-			"  --admit any             lets in everybody, strangers too\n" +
-			"On a node, `tailscale status --json | grep -m1 PublicKey` shows its key.\n\n")
-	}
-}
-
-func anyAdmitted(c config.Config) bool {
-	for _, a := range c.Admit {
-		if a == "any" {
-			return true
-		}
-	}
-	return false
-}
-
 // maps writes the three forms of the map, or why there is none.
 func (d *Daemon) maps(b *strings.Builder) error {
 	m, warnings, err := d.Map(false)

@@ -129,7 +129,7 @@ func TestAdmission(t *testing.T) {
 				if (err == nil) != want {
 					t.Errorf("admitted: %v, want %v", err == nil, want)
 				}
-				hint := "let this peer in with --admit-key " + who.Public().String() + ", or everyone with --admit any"
+				hint := "peer refused\" peer=" + who.Public().String()
 				if strings.Contains(b.log.String(), hint) == want {
 					t.Errorf("admitted is %v, and the log:\n%s", want, b.log)
 				}
