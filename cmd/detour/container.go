@@ -64,7 +64,7 @@ func containerDerper(cmd *cobra.Command, args []string) error {
 	}
 	host := compat.ThisHost(base, cmd.ErrOrStderr())
 	host.Root = true
-	host.Admits = isSet("admit") || isSet("admit_key")
+	host.Admits = isSet("admit") || isSet("admit_key") || isSet("tenants")
 	for _, s := range config.Settings() {
 		if isSet(s.Name) && derperDecides[s.Name] {
 			fmt.Fprintf(cmd.ErrOrStderr(), "detour: warning: %s has no effect beside DERP_* variables; hint: unset those, for `detour serve`\n", s.EnvName())

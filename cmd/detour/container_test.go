@@ -67,7 +67,7 @@ func TestContainerAsDerper(t *testing.T) {
 func TestContainerAsDerperThatIsClosed(t *testing.T) {
 	t.Setenv("DETOUR_ADMIT", "none")
 	s, _ := derperInContainer(t)
-	if text := s.stderr.String() + s.stdout.String(); !strings.Contains(text, "  ask: those whom you let in") || strings.Contains(text, "every Tailscale client") {
+	if text := s.stderr.String() + s.stdout.String(); !strings.Contains(text, "Admitted: nobody.") || strings.Contains(text, "every Tailscale client") {
 		t.Errorf("not closed:\n%s", text)
 	}
 	pin := regexp.MustCompile(`sha256-raw:[0-9a-f]{64}`).FindString(s.stdout.String())

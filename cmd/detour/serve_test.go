@@ -16,7 +16,7 @@ func TestServe(t *testing.T) {
 	detour(t, "healthcheck", "--state-dir", dir).want(t, exitFailed, "", `is the relay running? start it with "detour serve"`)
 
 	s := start(t, append([]string{"serve"}, freePorts(dir)...)...)
-	for _, text := range []string{"Admitted: nobody yet", "--admit any", "\n    nodes:\n", `"Regions": {`, `"derpMap": {`, "203.0.113.7"} {
+	for _, text := range []string{"detour admit pending", "--admit any", "\n    nodes:\n", `"Regions": {`, `"derpMap": {`, "203.0.113.7"} {
 		if !strings.Contains(s.stdout.String(), text) {
 			t.Errorf("the start-up text does not say %q:\n%s", text, s.stdout)
 		}
