@@ -22,11 +22,7 @@ const (
 // convert makes the Config, or notes problems.
 func (c *command) convert() config.Config {
 	cfg := c.host.Base
-	if !c.host.Admits {
-		cfg.Admit, cfg.AdmitKey = []string{config.AdmitAny}, nil
-		c.warnFirst("every Tailscale client that knows the address may use this relay, as with derper; " +
-			"`detour serve` is closed instead")
-	}
+	c.admission(&cfg)
 	cfg.Refusal = config.RefusalClose // as derper does
 	cfg.RegionID = regionID
 	cfg.STUNMode = config.STUNTailscale

@@ -103,14 +103,44 @@ func TestImagesThatCannotRunYet(t *testing.T) {
 	}{
 		{environ{"DERP_DOMAIN": "your-hostname.com", "DERP_CERT_MODE": "letsencrypt"}, []string{"-hostname (not given): needed"}},
 		{environ{"DERP_DOMAIN": "derp.example.com", "DERP_CERT_MODE": "manual"}, []string{"/app/certs/derp.example.com.crt"}},
-		{environ{"DERP_HOST": "192.0.2.1", "DERP_VERIFY_CLIENTS": "true"}, []string{"-verify-clients (from DERP_VERIFY_CLIENTS): not supported"}},
-		{environ{"DERP_HOST": "192.0.2.1", "DERP_VERIFY_CLIENT_URL": "https://x"}, []string{"-verify-client-url (from DERP_VERIFY_CLIENT_URL)"}},
 		{environ{"DERP_HOST": "192.0.2.1", "DERP_STUN": `"true"`}, []string{`DERP_STUN="\"true\""`, "hint: write true or false"}},
 		{environ{"DERP_HOST": "192.0.2.1", "DERP_STUN_PORT": "x"}, []string{`DERP_STUN_PORT="x"`, "hint: give it as for -stun-port"}},
 		{environ{"DERP_HOST": "192.0.2.1", "DERP_ADDR": "nowhere"}, []string{"-a (from DERP_ADDR)", "missing port"}},
 		{environ{"DERP_HOST": "192.0.2.1", "DERP_DOMAIN": "derp.example.com"}, []string{"DERP_DOMAIN and DERP_HOST both set -hostname"}},
 	} {
 		wantText(t, mustFail(t, machine(nil), tt.env), tt.want...)
+	}
+}
+
+func TestVerifyingImages(t *testing.T) {
+	for name, want := range map[string]string{
+		"DERP_VERIFY_CLIENTS": "tailscaled", "DERP_VERIFY_CLIENT_URL": "url:hs.example.com",
+	} {
+		env := environ{"DERP_HOST": "192.0.2.1", "DERP_CERTS": "/app/certs", name: "true"}
+		if name == "DERP_VERIFY_CLIENT_URL" {
+			env[name] = "https://hs.example.com/verify"
+		}
+		got := mustParse(t, machine(nil), env)
+		tenants := got.Config.Tenants()
+		if len(tenants) != 1 || len(tenants[0].Entries) != 1 || tenants[0].Entries[0].Name() != want || len(got.Warnings) > 0 && strings.Contains(got.Warnings[0], "every Tailscale client") {
+			t.Errorf("%s: %+v, %q", name, tenants, got.Warnings)
+		}
+		if got.Config.AdmitsAll() {
+			t.Errorf("%s: open", name)
+		}
+		host := machine(nil)
+		host.Admits = true
+		wantText(t, mustFail(t, host, env), "both say who may connect", "unset one")
+	}
+}
+
+func TestVerifyBoth(t *testing.T) {
+	got := mustParse(t, machine(nil), nil, "-hostname=192.0.2.1", "-certmode=manual", "-verify-clients", "-socket=/run/ts.sock",
+		"-verify-client-url=https://a", "-verify-client-url-fail-open=false").Config
+	want := "tailscaled=/run/ts.sock,allow_for=0s,refuse_for=0s,timeout=5s,on_unavailable=refuse " +
+		"url=https://a,allow_for=0s,refuse_for=0s,timeout=5s,derper=on,on_unavailable=refuse"
+	if text := strings.Join(got.Admit, " "); text != want || !got.Tenants()[0].AllOf {
+		t.Errorf("%s, %+v", text, got.Tenants())
 	}
 }
 

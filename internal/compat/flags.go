@@ -28,6 +28,8 @@ type flags struct {
 	home                                 string
 	acmeEmail, acmeKeyID, acmeKey        string
 	acmeIPs                              bool
+	verify, failOpen                     bool
+	socket, verifyURL                    string
 	keepAlive, userTimeout, writeTimeout time.Duration
 }
 
@@ -63,7 +65,10 @@ func (f *flags) register(cacheDir, home string) *flag.FlagSet {
 	s.DurationVar(&f.keepAlive, "tcp-keepalive-time", 10*time.Minute, "idle time before TCP keepalive probes")
 	s.DurationVar(&f.userTimeout, "tcp-user-timeout", 15*time.Second, "how long sent bytes may stay unacknowledged")
 	s.DurationVar(&f.writeTimeout, "tcp-write-timeout", 2*time.Second, "how long a peer may take no byte; 0 for no limit")
-	s.Bool("verify-client-url-fail-open", true, "admit when -verify-client-url cannot be reached")
+	s.BoolVar(&f.verify, "verify-clients", false, "admit only nodes that the local tailscaled knows")
+	s.StringVar(&f.socket, "socket", "", "`path` of tailscaled's socket, for -verify-clients")
+	s.StringVar(&f.verifyURL, "verify-client-url", "", "admit only nodes that this `URL` allows; with -verify-clients both must")
+	s.BoolVar(&f.failOpen, "verify-client-url-fail-open", true, "admit when -verify-client-url cannot be reached")
 	registerUnsupported(s, home)
 	return s
 }
@@ -74,9 +79,6 @@ func registerUnsupported(s *flag.FlagSet, home string) {
 	if home != "" {
 		secretsCache = filepath.Join(home, ".cache", "derper-secrets")
 	}
-	s.Bool("verify-clients", false, "admit only nodes that the local tailscaled knows"+not)
-	s.String("verify-client-url", "", "admit only nodes that this `URL` allows"+not)
-	s.String("socket", "", "`path` of tailscaled's socket"+not)
 	s.String("mesh-with", "", "sibling relays as `host[/dialhost],...`"+not)
 	s.String("bootstrap-dns-names", "", "`names` to answer /bootstrap-dns for"+not)
 	s.String("unpublished-bootstrap-dns-names", "", "`names` answered only when asked for"+not)
@@ -92,9 +94,6 @@ func registerUnsupported(s *flag.FlagSet, home string) {
 // unsupported lists the flags that derper has and Detour does not carry out
 // yet, and what to do about each. They are refused when not at their default.
 var unsupported = []struct{ flag, hint string }{
-	{"verify-clients", hintAdmission},
-	{"verify-client-url", hintAdmission},
-	{"socket", "drop it: it only matters to -verify-clients"},
 	{"mesh-with", "drop it: this relay then is the only one of its region"},
 	{"bootstrap-dns-names", "drop it: clients go on to other servers for it"},
 	{"unpublished-bootstrap-dns-names", "drop it: clients go on to other servers for it"},
@@ -106,8 +105,6 @@ var unsupported = []struct{ flag, hint string }{
 	{"rate-config", "drop it: peers are then not limited"},
 	{"ace", "drop it: no proxy for CONNECT is offered"},
 }
-
-const hintAdmission = "keep derper here until it is, or use `detour serve --admit-key nodekey:...` for a list of nodes"
 
 // refuseUnsupported never prints values: some are secrets.
 func (c *command) refuseUnsupported() {

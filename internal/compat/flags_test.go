@@ -53,10 +53,16 @@ var derperFlags = []struct {
 	{name: "secrets-cache-dir", value: "/home/u/.cache/derper-secrets", arg: "-secrets-cache-dir=x", refused: "-mesh-psk-file"},
 	{name: "bootstrap-dns-names", value: "", arg: "-bootstrap-dns-names=x", refused: "not supported yet"},
 	{name: "unpublished-bootstrap-dns-names", value: "", arg: "-unpublished-bootstrap-dns-names=x", refused: "not supported yet"},
-	{name: "verify-clients", value: "false", arg: "-verify-clients", refused: "--admit-key"},
-	{name: "verify-client-url", value: "", arg: "-verify-client-url=https://s3cret", refused: "--admit-key"},
+	{name: "verify-clients", value: "false", arg: "-verify-clients", change: func(c *config.Config) {
+		c.Admit = []string{"tailscaled,allow_for=0s,refuse_for=0s,timeout=5s,on_unavailable=refuse"}
+		c.AdmitPolicy = config.PolicyAllOf
+	}},
+	{name: "verify-client-url", value: "", arg: "-verify-client-url=https://a/b,c", change: func(c *config.Config) {
+		c.Admit = []string{"url=https://a/b%2Cc,allow_for=0s,refuse_for=0s,timeout=5s,derper=on,on_unavailable=admit"}
+		c.AdmitPolicy = config.PolicyAllOf
+	}},
 	{name: "verify-client-url-fail-open", value: "true", arg: "-verify-client-url-fail-open=false", change: func(*config.Config) {}},
-	{name: "socket", value: "", arg: "-socket=/s", refused: "-verify-clients"},
+	{name: "socket", value: "", arg: "-socket=/s", change: func(*config.Config) {}},
 	{name: "accept-connection-limit", value: "+Inf", arg: "-accept-connection-limit=10", refused: "firewall"},
 	{name: "accept-connection-burst", value: "9223372036854775807", arg: "-accept-connection-burst=10", refused: "firewall"},
 	{name: "rate-config", value: "", arg: "-rate-config=/r.json", refused: "not supported yet"},

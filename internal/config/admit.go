@@ -157,7 +157,7 @@ var kindRules = map[string]kindRule{
 	AdmitNone:       {},
 	AdmitAsk:        {},
 	AdmitKeys:       {target: "FILE", check: checkPath},
-	AdmitURL:        {target: "URL", check: checkSourceURL, options: append([]string{"ca_file"}, perKeyOptions...)},
+	AdmitURL:        {target: "URL", check: checkSourceURL, options: append([]string{"ca_file", "derper"}, perKeyOptions...)},
 	AdmitExec:       {target: "PATH", check: checkPath, options: perKeyOptions},
 	AdmitTailscaled: {target: "SOCKET", optional: true, check: checkPath, options: perKeyOptions},
 	AdmitHeadscale: {target: "URL", check: checkSourceURL, options: slices.Concat(
@@ -181,6 +181,7 @@ var optionChecks = map[string]func(text string) []fault{
 	"refresh":           durationFrom(time.Second),
 	"on_unavailable":    checkOnUnavailable,
 	"ca_file":           checkPath,
+	"derper":            checkOnOff,
 	"token_file":        checkPath,
 	"key_file":          checkPath,
 	"oauth_secret_file": checkPath,
@@ -297,6 +298,11 @@ func checkOnUnavailable(text string) []fault {
 		return nil
 	}
 	return bad(didYouMean(text, all), "unknown value %s of on_unavailable", quote(text))
+}
+
+func checkOnOff(text string) []fault {
+	var b bool
+	return assignBool(&b, text)
 }
 
 func checkAdmitRefuse(text string) []fault {
