@@ -41,6 +41,6 @@ status=0
 kill "$turner"
 turner=''
 # Not from the relay alone: what it took over counts, and the last may be under way.
-taken=$(grep -c 'msg="certificate' "$dir/log" || true)
+taken=$(grep -c 'msg="serving a new certificate"' "$dir/log" || true)
 echo "storm: $logins logins, the certificate replaced every second (taken over $taken times), exit status $status"
 exit "$status"
