@@ -12,12 +12,13 @@ FOREIGN   := darwin/arm64 windows/amd64 freebsd/amd64 linux/arm
 FUZZTIME  ?= 10s
 # The profile in cmd/detour is for the binary; what only looks at the code, or tests it, need not compile all of Go anew.
 NO_PGO    := GOFLAGS="$(GOFLAGS) -pgo=off"
-# Handshakes of the soak.
+# Handshakes of the soak, logins of the storm.
 SOAK      ?= 100000
+LOGINS    ?= 4000
 # What the e2e target runs unless SCENARIOS says otherwise: everything that this version supports.
-SCENARIOS ?= first a b c d e f g m n o
+SCENARIOS ?= first a b c d e f g m n o p
 
-.PHONY: run build check fmt lint vet cross tidy pgo pgo-check test soak fuzz interop e2e bench clean proxies release image docs acme
+.PHONY: storm run build check fmt lint vet cross tidy pgo pgo-check test soak fuzz interop e2e bench clean proxies release image docs acme
 .DEFAULT_GOAL := build
 
 run: build ## start a relay: ADMIT=any opens it, ARGS= adds flags
@@ -57,6 +58,9 @@ test: ## all tests, with the race detector where there is a C compiler for it
 
 soak: ## SOAK handshakes while certificates are replaced without a pause, each served chain checked; 2,000 in seconds
 	$(NO_PGO) DETOUR_SOAK=$(SOAK) ./scripts/test.sh -count=1 -timeout 3h -v -run TestHandshakeSoak ./internal/cert
+
+storm: build ## LOGINS logins while the certificate is replaced every second: none may fail
+	./scripts/storm.sh $(LOGINS)
 
 fuzz: ## each fuzz target for FUZZTIME
 	./scripts/fuzz.sh $(FUZZTIME)

@@ -1,6 +1,7 @@
 #!/bin/bash
 # Runs bin/detour under real Tailscale clients in the test bed at E2E_BED: network namespaces, NATs, a control server.
-# usage: run.sh [SCENARIO...]   as the bed names them: b or b_hard, or our own "first"; none: all that this version supports
+# usage: run.sh [SCENARIO...]   as the bed names them: b or b_hard, or our own "first" and "p" (behind proxies); none: all
+#                               that this version supports
 #        run.sh check           only say whether this machine can run the bed
 #
 # E2E_BED    the bed's directory; it is only read
@@ -14,7 +15,9 @@ set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(dirname "$here")
-supported=(first a b c d e f g m n o)
+supported=(first a b c d e f g m n o p)
+# Our own scenarios and their scripts here; the rest is the bed's.
+declare -A own=([first]=first.sh [p]=proxies.sh)
 export PEERS=${PEERS:-/tmp/peers/bin} TS_VERSION=${TS_VERSION:-v1.102.5}
 export RELAY_FLAGS=${RELAY_FLAGS:-$here/flags-detour.sh}
 export RELAY_CERT_RELOAD=${RELAY_CERT_RELOAD:-auto} # the relay takes a new certificate by itself
@@ -81,13 +84,14 @@ build_peers() {
 run_bed() {
   local dir=$1 name rest=(); shift
   rm -f "$dir/results.txt" # of a former run: one that never starts must not be read as its success
-  for name; do [[ $name == first ]] || rest+=("$name"); done
+  for name; do [[ ${own[$name]:-} ]] || rest+=("$name"); done
   ((${#rest[@]} == 0)) || E2E_OUT=$dir "$E2E_BED/run.sh" "${rest[@]}" || true
-  if ((${#rest[@]} < $#)); then # after the bed, which empties its directory
-    echo "== first"
+  for name; do # after the bed, which empties its directory
+    [[ ${own[$name]:-} ]] || continue
+    echo "== $name"
     mkdir -p "$dir"
-    E2E_OUT=$dir "$here/first.sh" 2>&1 | tee >(sed 's/^/first  /' >>"$dir/results.txt") || true
-  fi
+    { E2E_OUT=$dir "$here/${own[$name]}" 2>&1 || echo "FAIL  ended with status $?"; } | tee >(sed "s/^/$name  /" >>"$dir/results.txt")
+  done
 }
 
 # failed OUT SCENARIO...: prints those that have a failure or no success in OUT's results. The bed is content with a
