@@ -19,7 +19,10 @@ import (
 	"github.com/detour-relay/detour/internal/key"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	keepBooks() // does not return in a child of TestKilled
+	goleak.VerifyTestMain(m)
+}
 
 var somewhere = netip.MustParseAddr("203.0.113.7")
 
