@@ -112,4 +112,5 @@ type Config struct {
 	TenantList         []string      // NAME:SOURCE, or NAME:all_of
 	Isolate            bool          // keep tenants apart
 	Refusal            string        // RefusalLobby or RefusalClose
+	AdminTokenFile     string        // file of the token that opens the control API on TCP; empty: it is closed there
 }
