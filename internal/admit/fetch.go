@@ -1,0 +1,170 @@
+package admit
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Secret is read anew for each use, so that it can be replaced while the relay
+// runs. Its value is never logged. The error says where it was looked for.
+type Secret func() (string, error)
+
+// SecretFile reads a secret from a file, without the space around it.
+func SecretFile(path string) Secret {
+	return func() (string, error) {
+		f, err := os.Open(path)
+		if err != nil {
+			return "", fmt.Errorf("read the secret: %w; hint: put it into that file, readable for the relay's user alone", err)
+		}
+		defer f.Close()
+		const most = 16 << 10
+		text, err := io.ReadAll(io.LimitReader(f, most))
+		if err != nil {
+			return "", fmt.Errorf("read the secret: %w; hint: put it into that file, readable for the relay's user alone", err)
+		}
+		if s := strings.TrimSpace(string(text)); s != "" {
+			return s, nil
+		}
+		return "", fmt.Errorf("the file of the secret, %s, is empty; hint: put the secret into it", path)
+	}
+}
+
+// SecretEnv reads a secret from an environment variable.
+func SecretEnv(name string) Secret {
+	return func() (string, error) {
+		if s := strings.TrimSpace(os.Getenv(name)); s != "" {
+			return s, nil
+		}
+		return "", fmt.Errorf("the variable %s is not set; hint: put the secret into it where the relay is started", name)
+	}
+}
+
+// maxList bounds what is read of an answer with a list, in bytes: room for some
+// 20,000 nodes.
+const maxList = 64 << 20
+
+// errRedirect ends a request that would go elsewhere, with its secret.
+var errRedirect = errors.New("it redirects")
+
+// listClient is an HTTP client that trusts caFile, if there is one, besides the
+// system's roots, and follows no redirect.
+func listClient(caFile string) (*http.Client, error) {
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.MaxIdleConnsPerHost = 2
+	if caFile != "" {
+		roots, err := rootsWith(caFile)
+		if err != nil {
+			return nil, err
+		}
+		transport.TLSClientConfig = &tls.Config{RootCAs: roots}
+	}
+	return &http.Client{Transport: transport, CheckRedirect: func(r *http.Request, _ []*http.Request) error {
+		return fmt.Errorf("%w to %s; hint: write that URL", errRedirect, r.URL.Redacted())
+	}}, nil
+}
+
+func rootsWith(caFile string) (*x509.CertPool, error) {
+	text, err := os.ReadFile(caFile)
+	if err != nil {
+		return nil, fmt.Errorf("ca_file: %w; hint: name the PEM file of the authority that has signed the server's certificate", err)
+	}
+	roots, err := x509.SystemCertPool()
+	if err != nil {
+		roots = x509.NewCertPool() // a system without any
+	}
+	if !roots.AppendCertsFromPEM(text) {
+		return nil, fmt.Errorf("ca_file: %s holds no PEM certificate; hint: name the PEM file of the authority that has signed the server's certificate", caFile)
+	}
+	return roots, nil
+}
+
+// statusError is an answer with another status than 200.
+type statusError struct {
+	status int
+	after  time.Duration // as Retry-After says; 0: it does not
+	body   string        // its beginning
+}
+
+func (e *statusError) Error() string {
+	text := fmt.Sprintf("status %d %s", e.status, http.StatusText(e.status))
+	if e.body != "" {
+		text += fmt.Sprintf(" (%q)", e.body)
+	}
+	return text
+}
+
+// getJSON reads the answer to a GET into out.
+func getJSON(ctx context.Context, client *http.Client, from, authorization string, out any) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, from, nil)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Accept", "application/json")
+	req.Header.Set("Authorization", authorization)
+	resp, err := client.Do(req)
+	if err != nil {
+		return withoutURL(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return failedStatus(resp)
+	}
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxList+1))
+	switch {
+	case err != nil:
+		return fmt.Errorf("read the answer: %w", err)
+	case len(body) > maxList:
+		return fmt.Errorf("the answer is longer than %d MiB", maxList>>20)
+	}
+	if err := json.Unmarshal(body, out); err != nil {
+		return fmt.Errorf("the answer is not the JSON that is wanted: %w; hint: is the URL that of the API's server, and not of a page in front of it?", err)
+	}
+	return nil
+}
+
+// withoutURL drops the URL that net/http puts before an error: it stands in the
+// source's name, and may hold a password.
+func withoutURL(err error) error {
+	if ue, ok := errors.AsType[*url.Error](err); ok {
+		return ue.Err
+	}
+	return err
+}
+
+func failedStatus(resp *http.Response) error {
+	const shown = 120 // bytes
+	start, _ := io.ReadAll(io.LimitReader(resp.Body, shown))
+	line, _, _ := strings.Cut(strings.TrimSpace(string(start)), "\n")
+	e := &statusError{status: resp.StatusCode, body: line}
+	if n, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && n > 0 {
+		e.after = time.Duration(n) * time.Second
+	}
+	return e
+}
+
+// retryLater makes a *RetryError where the server has said when to come again.
+func retryLater(err error) error {
+	if e, ok := errors.AsType[*statusError](err); ok && e.after > 0 {
+		return &RetryError{After: e.after, Err: err}
+	}
+	return err
+}
+
+// statusOf returns the status of a failed answer, or 0.
+func statusOf(err error) int {
+	if e, ok := errors.AsType[*statusError](err); ok {
+		return e.status
+	}
+	return 0
+}
