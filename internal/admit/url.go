@@ -215,6 +215,9 @@ func (s *urlSource) Decide(ctx context.Context, r Request) (Verdict, error) {
 	if err != nil {
 		return s.unavailable("cannot be asked", err, "check the URL")
 	}
+	// To ask twice does no harm: on a connection that was kept and has ended
+	// meanwhile, net/http asks again on a new one. Nil is not sent.
+	req.Header["Idempotency-Key"] = nil
 	if !s.derper {
 		req.Header.Set("Content-Type", "application/json")
 		req.Header.Set("Accept", "application/json")
