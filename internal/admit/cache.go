@@ -98,8 +98,9 @@ type CachedSource struct {
 	report  CacheReport             // guarded by mu
 }
 
-// flight is one question. Its fields are written before done is closed.
+// flight is one question. What it brings is written before done is closed.
 type flight struct {
+	begun   time.Time // guarded by mu; when the source was asked; zero: not yet
 	done    chan struct{}
 	verdict Verdict
 	err     error // with it nothing can be told
@@ -182,31 +183,40 @@ func (c *CachedSource) Decide(ctx context.Context, r Request) (Verdict, error) {
 	f, err := c.fly(r)
 	c.mu.Unlock()
 	if err != nil {
-		return c.fallback(r, err)
+		return c.fallback(r, nil, err)
 	}
 	select {
 	case <-f.done:
 		if f.err != nil {
-			return c.fallback(r, f.err)
+			return c.fallback(r, f, f.err)
 		}
 		return f.verdict, nil
 	case <-ctx.Done():
-		return c.fallback(r, errNoAnswer)
+		return c.fallback(r, f, errNoAnswer)
 	}
 }
 
-// fallback answers for a source that could not tell because of err.
-func (c *CachedSource) fallback(r Request, err error) (Verdict, error) {
+// fallback answers for a source that could not tell because of err. That the source
+// is crowded lets nobody in as long as it answers: else a flood of questions would.
+func (c *CachedSource) fallback(r Request, f *flight, err error) (Verdict, error) {
 	now := c.o.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	failed := c.down
+	switch {
+	case errors.Is(err, errCrowded), errors.Is(err, errStopped):
+	case errors.Is(err, errNoAnswer):
+		failed = failed || !f.begun.IsZero() && now.Sub(f.begun) >= c.o.Timeout/2
+	default:
+		failed = true
+	}
 	a := c.answers.get(r.Key)
 	switch {
 	case a != nil && c.stale(a, now):
 		c.report.Stale++
 		c.owe(r)
 		return a.verdict(), nil
-	case c.o.OnUnavailable == FallbackAdmit:
+	case c.o.OnUnavailable == FallbackAdmit && failed:
 		c.report.Unchecked++
 		c.owe(r)
 		return Verdict{Answer: Allow}, nil
@@ -215,10 +225,11 @@ func (c *CachedSource) fallback(r Request, err error) (Verdict, error) {
 	return Verdict{Answer: Unavailable}, err
 }
 
-// owe has r asked in the background, with mu held. There is room for as many as
-// there are answers; the rest is found by the gate's own look at everybody.
+// owe has r asked in the background, with mu held. There is room for all members
+// and some strangers; the rest is found by the gate's own look at everybody.
 func (c *CachedSource) owe(r Request) {
-	if len(c.owed) >= maxAnswers || c.stopped {
+	a := c.answers.get(r.Key)
+	if c.stopped || len(c.owed) >= maxAnswers || len(c.owed) >= maxFlights && (a == nil || !a.allow) {
 		return
 	}
 	c.owed[r.Key] = r
@@ -250,8 +261,12 @@ func (c *CachedSource) ask(f *flight, r Request, member bool) {
 	defer cancel()
 	began := c.o.Now()
 	leave, entered := c.enter(ctx, member)
-	waited := c.o.Now().Sub(began)
+	now := c.o.Now()
+	waited := now.Sub(began)
 	if entered {
+		c.mu.Lock()
+		f.begun = now
+		c.mu.Unlock()
 		f.verdict, f.err = c.source.Decide(ctx, r)
 		leave()
 		if f.err == nil && f.verdict.Answer == Unavailable {

@@ -228,6 +228,42 @@ func TestMembersPassAFlood(t *testing.T) {
 	})
 }
 
+// Whoever floods a source that lets people in when it is down is not let in for that.
+func TestCrowdsAreNotAdmitted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOracle()
+		o.be(false, time.Second)
+		c := Cached(o, CacheOptions{OnUnavailable: FallbackAdmit})
+		var all sync.WaitGroup
+		for n := range 2 * maxFlights {
+			all.Go(func() {
+				ctx, cancel := context.WithTimeout(t.Context(), decideLimit)
+				defer cancel()
+				if v, _ := c.Decide(ctx, Request{Key: numbered(n)}); v.Answer == Allow {
+					t.Errorf("key %d is allowed", n)
+				}
+			})
+		}
+		all.Wait()
+		time.Sleep(time.Minute)
+		o.be(false, time.Hour) // now it hangs
+		for n := range 100 {
+			all.Go(func() {
+				ctx, cancel := context.WithTimeout(t.Context(), decideLimit)
+				defer cancel()
+				c.Decide(ctx, Request{Key: numbered(5000 + n)})
+			})
+		}
+		all.Wait()
+		synctest.Wait()
+		if r := report(c); r.Up || r.Unchecked < 6 {
+			t.Errorf("%+v", r)
+		}
+		wantAnswer(t, c, 6000, Allow)
+		wantAnswer(t, c, 6001, Allow)
+	})
+}
+
 func TestUnavailable(t *testing.T) {
 	for _, test := range []struct {
 		fallback         Fallback
