@@ -59,7 +59,7 @@ func (o CacheOptions) filled() CacheOptions {
 // Bounds of a CachedSource.
 const (
 	maxAnswers = 16384 // answers that are kept
-	maxFlights = 1024  // questions under way or waiting for a place
+	maxFlights = 1024  // questions under way or waiting for a place; about members, as many more
 )
 
 var (
@@ -244,13 +244,13 @@ func (c *CachedSource) fly(r Request) (*flight, error) {
 	if c.stopped {
 		return nil, errStopped
 	}
-	if len(c.flights) >= maxFlights {
+	a := c.answers.get(r.Key)
+	member := a != nil && a.allow
+	if n := len(c.flights); n >= maxFlights && !member || n >= 2*maxFlights {
 		return nil, errCrowded
 	}
 	f := &flight{done: make(chan struct{})}
 	c.flights[r.Key] = f
-	a := c.answers.get(r.Key)
-	member := a != nil && a.allow
 	c.work.Go(func() { c.ask(f, r, member) })
 	return f, nil
 }
