@@ -10,21 +10,15 @@ import (
 	"github.com/detour-relay/detour/internal/key"
 )
 
-// Fallback is what to do when a source cannot tell.
-type Fallback int
-
-// The fallbacks. None of them drops a peer that is connected.
-const (
-	FallbackCached Fallback = iota // an older Allow serves; who has none cannot be told about
-	FallbackRefuse                 // nothing serves but what is young enough to serve without asking
-	FallbackAdmit                  // everybody is allowed, and asked about again when the source is back
-)
-
 // CacheOptions configure a CachedSource. All of it may be left zero.
 type CacheOptions struct {
 	// Allow and Refuse are how long an answer serves without asking again. Zero is
 	// 5 minutes and 30 seconds; negative is not at all.
 	Allow, Refuse time.Duration
+	// OnUnavailable is for when the source cannot tell. FallbackCached: an older Allow
+	// serves. FallbackRefuse: nothing does but what would serve anyway. FallbackAdmit:
+	// everybody is allowed, and asked about when the source is back. None of them
+	// drops who is connected: the answer about others is Unavailable.
 	OnUnavailable Fallback
 	MaxAge        time.Duration // how old an Allow may be that serves while the source cannot tell; 0: 7 days
 	Timeout       time.Duration // of one question, with the wait for a place; 0: 5 seconds
