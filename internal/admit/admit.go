@@ -96,8 +96,8 @@ type Reporter interface {
 
 // Forwarder is a Source that may ask another relay.
 type Forwarder interface {
-	// Forwards marks it, and does nothing.
-	Forwards()
+	// Forwards reports whether it does.
+	Forwards() bool
 }
 
 // Any returns the source that allows everybody.

@@ -168,7 +168,7 @@ func (g *Gate) Vouch(ctx context.Context, peer key.Public, addr netip.Addr) (boo
 func own(tenants []Tenant) (list []Tenant) {
 	for _, t := range tenants {
 		kept := slices.Clone(t.Sources)
-		kept = slices.DeleteFunc(kept, func(s Source) bool { _, forwards := s.(Forwarder); return forwards })
+		kept = slices.DeleteFunc(kept, func(s Source) bool { f, ok := s.(Forwarder); return ok && f.Forwards() })
 		if len(kept) == len(t.Sources) || !t.AllOf {
 			t.Sources = kept
 			list = append(list, t)
