@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -80,36 +81,52 @@ func newClient(t *testing.T, a *relaytest.Pebble, o Options) *client {
 	return c
 }
 
+// doors listen on a port of both loopback addresses, or of IPv4's where there is
+// no other.
+func doors(t *testing.T, port int) []net.Listener {
+	t.Helper()
+	var list []net.Listener
+	for _, host := range []string{"127.0.0.1", "::1"} {
+		l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port)))
+		if err != nil && host == "::1" {
+			t.Logf("nothing listens on ::1: %v", err)
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { l.Close() })
+		list = append(list, l)
+	}
+	return list
+}
+
 func serveHTTP(t *testing.T, a *relaytest.Pebble, m *Manager) {
 	t.Helper()
-	l, err := net.Listen("tcp", relaytest.Loopback(a.HTTP))
-	if err != nil {
-		t.Fatal(err)
-	}
 	s := &http.Server{Handler: m.HTTPChallenge(http.NotFoundHandler())}
-	go s.Serve(l)
+	for _, l := range doors(t, a.HTTP) {
+		go s.Serve(l)
+	}
 	t.Cleanup(func() { s.Close() })
 }
 
 func serveTLS(t *testing.T, a *relaytest.Pebble, m *Manager) {
 	t.Helper()
-	l, err := tls.Listen("tcp", relaytest.Loopback(a.TLS), &tls.Config{GetCertificate: m.TLSChallenge, NextProtos: []string{"acme-tls/1"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
+	config := &tls.Config{GetCertificate: m.TLSChallenge, NextProtos: []string{"acme-tls/1"}}
+	for _, l := range doors(t, a.TLS) {
+		go func() {
+			for {
+				conn, err := l.Accept()
+				if err != nil {
+					return
+				}
+				go func() {
+					_ = tls.Server(conn, config).Handshake()
+					conn.Close()
+				}()
 			}
-			go func() {
-				_ = conn.(*tls.Conn).Handshake()
-				conn.Close()
-			}()
-		}
-	}()
+		}()
+	}
 }
 
 // next waits for a certificate and checks whom it is for.
