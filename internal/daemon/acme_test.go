@@ -149,12 +149,17 @@ func newCourse(t *testing.T, c config.Config) *course {
 // issue hands over a certificate that is valid for life from now on.
 func (k *course) issue(life time.Duration) {
 	k.t.Helper()
+	k.issueFor(acmeName, life)
+}
+
+func (k *course) issueFor(name string, life time.Duration) {
+	k.t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		k.t.Fatal(err)
 	}
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), NotBefore: time.Now(), NotAfter: time.Now().Add(life), DNSNames: []string{acmeName},
+		SerialNumber: big.NewInt(1), NotBefore: time.Now(), NotAfter: time.Now().Add(life), DNSNames: []string{name},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
@@ -164,7 +169,7 @@ func (k *course) issue(life time.Duration) {
 	if err != nil {
 		k.t.Fatal(err)
 	}
-	k.take(acmeName, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+	k.take(name, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
 		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}))
 }
 
@@ -253,6 +258,39 @@ func TestHealthOfAuthorityCertificates(t *testing.T) {
 		wantProblem(79*day, "") // it was to be renewed at 60
 		wantProblem(81*day, "its renewal fails")
 		wantProblem(91*day, "expired")
+	})
+}
+
+// What is there is served, and health says what is not, whichever of two names
+// fails; without the first there is no reason to leave the pin.
+func TestOneOfTwoNames(t *testing.T) {
+	const other = "other.example"
+	c := acmeConfig(t)
+	c.ACMEName = []string{acmeName, other}
+	synctest.Test(t, func(t *testing.T) {
+		k := newCourse(t, c)
+		k.issueFor(other, 90*24*time.Hour)
+		k.want(acmeNew, false, 0)
+		time.Sleep(acmeFirstWait + time.Second)
+		k.want(acmePin, true, 0)
+		if list := k.problems(time.Now()); len(list) != 0 {
+			t.Errorf("%q, though clients are shown the pin", list)
+		}
+	})
+	c = acmeConfig(t)
+	c.ACMEName = []string{acmeName, other}
+	synctest.Test(t, func(t *testing.T) {
+		k := newCourse(t, c)
+		k.issue(90 * 24 * time.Hour)
+		k.want(acmeCA, true, 1)
+		if list := k.problems(time.Now()); len(list) != 1 || !strings.Contains(list[0], "no certificate for "+other) {
+			t.Errorf("problems %q, want the other name's", list)
+		}
+		k.issueFor(other, 90*24*time.Hour)
+		k.want(acmeCA, true, 2)
+		if list := k.problems(time.Now()); len(list) != 0 {
+			t.Errorf("problems %q", list)
+		}
 	})
 }
 
