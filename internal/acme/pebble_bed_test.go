@@ -150,10 +150,10 @@ func (c *client) next(name string) got {
 // problem waits until name has failed for a cause, and checks what is said of it.
 func (c *client) problem(cause Cause, want ...string) {
 	c.t.Helper()
-	for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
-		text := c.log.String()
-		i := strings.Index(text, "cause="+string(cause))
-		if i >= 0 {
+	patient := time.After(patience)
+	for {
+		text, more := c.log.next()
+		if i := strings.Index(text, "cause="+string(cause)); i >= 0 {
 			line := text[strings.LastIndexByte(text[:i], '\n')+1 : i]
 			for _, w := range append(want, "hint: ") {
 				if !strings.Contains(line, w) {
@@ -162,8 +162,20 @@ func (c *client) problem(cause Cause, want ...string) {
 			}
 			return
 		}
-		if time.Now().After(deadline) {
+		select {
+		case <-more:
+		case <-patient:
 			c.t.Fatalf("%s was never reported: %+v", cause, c.Stats())
 		}
 	}
+}
+
+// next returns what is written by now, and a channel that more closes.
+func (l *logText) next() (text string, more <-chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.more == nil {
+		l.more = make(chan struct{})
+	}
+	return l.text.String(), l.more
 }
