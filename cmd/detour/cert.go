@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -41,12 +42,12 @@ func certShowCommand() *cobra.Command {
 			_, err := fmt.Fprintln(out, "none yet from the certificate authority; the relay's log says why")
 			return err
 		}
-		fmt.Fprintf(out, "file     %s\nnames    %s\nvalid    until %s, %d days from now\n", cfg.Cert, strings.Join(c.Names(), ", "),
+		fmt.Fprintf(out, "file     %s\nnames    %s\nvalid    until %s, %d days from now\n", daemon.CertOrigin(cfg), strings.Join(c.Names(), ", "),
 			c.NotAfter().Format(time.DateOnly), int(time.Until(c.NotAfter()).Hours()/24))
 		if c.Pin() != "" {
 			fmt.Fprintf(out, "pin      %s\n", c.Pin())
 		}
-		if cfg.CertMode != config.CertPin {
+		if cfg.CertMode == config.CertFiles {
 			return nil
 		}
 		r, err := cert.LoadRotation(cfg.Cert, cfg.Key)
@@ -56,7 +57,11 @@ func certShowCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(out, "new pin  %s\n\n", r.NewPin)
+		if r.Authority {
+			fmt.Fprint(out, "changing to the certificate of the authority\n\n")
+		} else {
+			fmt.Fprintf(out, "new pin  %s\n\n", r.NewPin)
+		}
 		return explainRotation(out, r, cfg)
 	}
 	return cmd
@@ -74,6 +79,9 @@ for a while, and the map has to be put in its place twice:
   detour cert rotate --finish        once every client has that map: the old port opens again with the new certificate;
                                      detour map names it alone, as before: paste it
   detour cert rotate --end           once every client has that map: the second port is closed
+
+With cert_mode acme the same steps lead from the pin to the authority's certificate, once that is there; detour map then
+names the second port without a pin, and from --finish on the authority's certificate is the relay's, for good.
 
 The running relay follows each step within seconds, and no step disturbs who is connected. Only where it has given up
 root (run_as) and its port is below 1024 does it have to be restarted after --finish. Let the second port in
@@ -105,13 +113,13 @@ func certRotateCommand() *cobra.Command {
 		if port != 0 {
 			return beginRotation(cmd.OutOrStdout(), cfg, port)
 		}
-		return stepRotation(cmd.OutOrStdout(), cfg, withdraw, finish)
+		return stepRotation(cmd.Context(), cmd.OutOrStdout(), cfg, withdraw, finish)
 	}
 	return cmd
 }
 
 // stepRotation withdraws or finishes; told neither, it ends the rotation.
-func stepRotation(out io.Writer, cfg config.Config, withdraw, finish bool) error {
+func stepRotation(ctx context.Context, out io.Writer, cfg config.Config, withdraw, finish bool) error {
 	r, err := cert.LoadRotation(cfg.Cert, cfg.Key)
 	if errors.Is(err, cert.ErrNoRotation) {
 		return fmt.Errorf("%w; hint: begin one with detour cert rotate --port PORT", err)
@@ -120,11 +128,18 @@ func stepRotation(out io.Writer, cfg config.Config, withdraw, finish bool) error
 		return err
 	}
 	switch {
+	case withdraw && r.Phase == cert.PhaseBoth:
+		if err = daemon.CheckSecondPort(ctx, cfg, r); err == nil {
+			r, err = r.Withdraw(cfg.Cert, time.Now())
+		}
 	case withdraw:
-		r, err = r.Withdraw(cfg.Cert, time.Now())
+		err = cert.ErrWrongPhase
 	case finish:
 		r, err = r.Finish(cfg.Cert, cfg.Key, time.Now())
 	default:
+		if err = daemon.CheckEnd(cfg, r); err != nil {
+			return err
+		}
 		if err = r.End(cfg.Cert); err == nil {
 			_, err = fmt.Fprintln(out, "The rotation is over. The relay closes the second port.")
 			return err

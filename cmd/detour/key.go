@@ -49,9 +49,9 @@ func keyShowCommand() *cobra.Command {
 		case c == nil:
 			fmt.Fprintf(out, "certificate  none yet from the authority; `detour serve` gets it\n")
 		case cfg.CertMode == config.CertPin || c.SelfSigned():
-			fmt.Fprintf(out, "certificate  %s\n             in %s, valid until %s\n", c.Pin(), cfg.Cert, c.NotAfter().Format("2006-01-02"))
+			fmt.Fprintf(out, "certificate  %s\n             in %s, valid until %s\n", c.Pin(), daemon.CertOrigin(cfg), c.NotAfter().Format("2006-01-02"))
 		default:
-			fmt.Fprintf(out, "certificate  from a CA, in %s, valid until %s\n", cfg.Cert, c.NotAfter().Format("2006-01-02"))
+			fmt.Fprintf(out, "certificate  from a CA, in %s, valid until %s\n", daemon.CertOrigin(cfg), c.NotAfter().Format("2006-01-02"))
 		}
 		return nil
 	}

@@ -105,7 +105,12 @@ func (c *Certificate) Pin() string {
 	if !c.selfSigned {
 		return ""
 	}
-	sum := sha256.Sum256(c.leaf.Raw)
+	return PinOf(c.leaf)
+}
+
+// PinOf returns the hash of a certificate in the form of Pin, whoever signed it.
+func PinOf(leaf *x509.Certificate) string {
+	sum := sha256.Sum256(leaf.Raw)
 	return pinPrefix + hex.EncodeToString(sum[:])
 }
 

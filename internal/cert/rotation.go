@@ -43,7 +43,10 @@ type Rotation struct {
 	Phase  Phase     `json:"phase"`
 	Listen string    `json:"listen"`  // second port, as a listen setting
 	Since  time.Time `json:"since"`   // when the phase began, UTC
-	NewPin string    `json:"new_pin"` // as the map's CertName
+	NewPin string    `json:"new_pin"` // as the map's CertName; empty with Authority
+	// Authority: the new certificate is not a pin but that of a certificate
+	// authority, which the relay has by itself. The pair beside stays as it is.
+	Authority bool `json:"authority,omitempty"`
 }
 
 // Errors of the steps of a rotation, for errors.Is.
@@ -108,6 +111,15 @@ func BeginRotation(certFile, keyFile, listen string, names []string, now time.Ti
 	return r, r.save(certFile)
 }
 
+// BeginAuthorityRotation is BeginRotation towards an authority's certificate.
+func BeginAuthorityRotation(certFile, keyFile, listen string, now time.Time) (Rotation, error) {
+	if _, err := LoadRotation(certFile, keyFile); !errors.Is(err, ErrNoRotation) {
+		return Rotation{}, errors.Join(ErrRotating, err)
+	}
+	r := Rotation{Phase: PhaseBoth, Listen: listen, Since: now.UTC().Truncate(time.Second), Authority: true}
+	return r, r.save(certFile)
+}
+
 // Withdraw goes on to PhaseMoved.
 func (r Rotation) Withdraw(certFile string, now time.Time) (Rotation, error) {
 	if r.Phase != PhaseBoth {
@@ -118,10 +130,15 @@ func (r Rotation) Withdraw(certFile string, now time.Time) (Rotation, error) {
 }
 
 // Finish gives the new pair the old one's name and goes on to PhaseClosing. The
-// old pair is kept beside it, with .old behind its name.
+// old pair is kept beside it, with .old behind its name. With Authority no file
+// moves.
 func (r Rotation) Finish(certFile, keyFile string, now time.Time) (Rotation, error) {
 	if r.Phase != PhaseMoved {
 		return r, ErrWrongPhase
+	}
+	if r.Authority {
+		r.Phase, r.Since = PhaseClosing, now.UTC().Truncate(time.Second)
+		return r, r.save(certFile)
 	}
 	for _, file := range []string{certFile, keyFile} {
 		if err := copyFile(file, file+".old"); err != nil {

@@ -27,6 +27,7 @@ import (
 //	new -> ca   the first certificate came before any map was printed
 //	new -> ca   the operator said that no client holds a pin (acme_switch at the first start)
 //	new -> pin  it did not come in time, so the map with the pin was printed
+//	pin -> ca   a rotation with a second port came to its end (detour cert rotate)
 //	pin -> ca   the operator said so (acme_switch), after pasting the other map
 //
 // There is no way back from ca: clients with a map without pin refuse the pin.
@@ -49,6 +50,19 @@ func modeFile(c config.Config) string { return filepath.Join(acmeDir(c), "mode")
 // loadACMEMode reads the mode. Without one, a pin that is there is the one that
 // clients hold: the relay was in cert_mode pin before.
 func loadACMEMode(c config.Config) (acmeMode, error) {
+	m, err := readACMEMode(c)
+	if m != acmePin {
+		return m, err
+	}
+	// A rotation that is so far has its end before it, and the relay may not have
+	// followed yet.
+	if r, err := rotationOf(c); err == nil && r.Authority && r.Phase == cert.PhaseClosing {
+		return acmeCA, nil
+	}
+	return m, err
+}
+
+func readACMEMode(c config.Config) (acmeMode, error) {
 	text, err := os.ReadFile(modeFile(c))
 	if errors.Is(err, fs.ErrNotExist) {
 		if _, err := os.Stat(c.Cert); err == nil {
@@ -101,6 +115,9 @@ type authority struct {
 	mu   sync.Mutex
 	mode acmeMode                     // guarded by mu
 	have map[string]*cert.Certificate // guarded by mu
+	// second serves them on the second port of a rotation; nil: there is none.
+	// Guarded by mu.
+	second func([]*cert.Certificate) error
 }
 
 // newAuthority makes what listeners need to answer the authority. It reads files
@@ -218,9 +235,14 @@ func (u *authority) take(subject string, certPEM, keyPEM []byte) {
 			u.log.Error("the authority's certificate is not served", "err", err)
 			return
 		}
-		u.log.Warn("from now on clients are shown the authority's certificate; maps must not carry a pin", "names", u.subjects)
+		u.log.Warn("from now on clients are shown the authority's certificate; maps must not carry a pin; hint: detour map prints the one to paste", "names", u.subjects)
 		if was == acmeNew {
 			close(u.settled)
+		}
+	}
+	if u.second != nil {
+		if err := u.second(u.list()); err != nil {
+			u.log.Error("cannot serve the authority's certificate on the second port", "name", subject, "err", err)
 		}
 	}
 	if u.mode != acmeCA {
@@ -229,6 +251,37 @@ func (u *authority) take(subject string, certPEM, keyPEM []byte) {
 	if err := u.serve(u.list()); err != nil {
 		u.log.Error("cannot serve the authority's certificate", "name", subject, "err", err)
 	}
+}
+
+// errNoAuthorityCert is what a rotation to the authority's certificate waits for.
+var errNoAuthorityCert = errors.New("there is no certificate from the authority; hint: read the relay's log for why, or give the rotation up with detour cert rotate --end")
+
+// lend returns what is served on the second port of a rotation; serve is called
+// with what takes its place later. A nil serve ends that.
+func (u *authority) lend(serve func([]*cert.Certificate) error) ([]*cert.Certificate, error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.second = serve
+	list := u.list()
+	if serve != nil && u.have[u.subjects[0]] == nil {
+		u.second = nil
+		return nil, errNoAuthorityCert
+	}
+	return list, nil
+}
+
+// changeOver shows the authority's certificate to everybody from now on, as at the
+// end of a rotation.
+func (u *authority) changeOver() error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.have[u.subjects[0]] == nil {
+		return errNoAuthorityCert
+	}
+	if err := u.setMode(acmeCA); err != nil {
+		return err
+	}
+	return u.serve(u.list())
 }
 
 // list returns the certificates that there are, in order. The caller holds mu.
@@ -296,7 +349,8 @@ func (u *authority) remind() {
 	defer u.mu.Unlock()
 	if u.mode == acmePin && u.have[u.subjects[0]] != nil {
 		u.log.Warn("the authority's certificate is ready, and clients are still shown the pinned one, as their map says; " +
-			"hint: to change over, paste the map of `detour map --acme-switch` and restart with --acme-switch")
+			"hint: change over without cutting anybody off by detour cert rotate --port PORT, or, where that does not matter, " +
+			"paste the map of detour map --acme-switch and restart with --acme-switch")
 	}
 }
 
@@ -335,8 +389,11 @@ func (d *Daemon) prepareACME(context.Context) (err error) {
 // identity is what the relay is known by now.
 func (d *Daemon) identity() identity {
 	id := d.id
-	if d.acme != nil {
+	switch {
+	case d.acme != nil:
 		id.cert = d.acme.published(id.cert)
+	case d.source != nil:
+		id.cert = cert.ForName(d.source.Certificates(), d.cfg.Hostname)
 	}
 	return id
 }

@@ -99,18 +99,23 @@ func (d *Daemon) openConnections() (n int64) {
 
 // openDoors binds what closeDoors has closed again, and returns what serves it.
 func (d *Daemon) openDoors(ctx context.Context) (opened []part, err error) {
+	var shut []*entrance
 	d.doorsMu.Lock()
-	defer d.doorsMu.Unlock()
 	for _, e := range d.doors {
-		if !e.closed {
-			continue
+		if e.closed {
+			shut = append(shut, e)
 		}
+	}
+	d.doorsMu.Unlock()
+	for _, e := range shut { // nobody else opens or closes one
 		door, err := listen.Listen(ctx, e.address, e.options)
 		if err != nil {
 			return opened, err
 		}
+		d.doorsMu.Lock()
 		e.Door, e.closed = door, false
 		opened = append(opened, d.doorPart("listener "+e.Where(), e))
+		d.doorsMu.Unlock()
 	}
 	return opened, nil
 }

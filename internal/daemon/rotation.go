@@ -10,19 +10,18 @@ import (
 
 	"github.com/detour-relay/detour/internal/cert"
 	"github.com/detour-relay/detour/internal/config"
-	"github.com/detour-relay/detour/internal/derpmap"
 	"github.com/detour-relay/detour/internal/listen"
 	"github.com/detour-relay/detour/internal/web"
 )
 
 // rotationPeriod is how often the relay looks at what the command has changed.
-const rotationPeriod = 2 * time.Second
+const rotationPeriod = time.Second
 
 // rotates reports whether the relay's certificate is one that is rotated by the
 // command: a pinned one of its own.
 func rotates(c config.Config) bool {
 	// Under derper's command line the pair has another name, and belongs to the operator.
-	return c.CertMode == config.CertPin && c.TLS && c.Listen != config.Off &&
+	return (c.CertMode == config.CertPin || c.CertMode == config.CertACME) && c.TLS && c.Listen != config.Off &&
 		filepath.Clean(c.Cert) == filepath.Join(c.StateDir, "pin.crt")
 }
 
@@ -47,8 +46,8 @@ type rotation struct {
 	parts sync.WaitGroup
 
 	// Owned by serve.
-	phase    cert.Phase // that the ports are in; empty: no rotation
-	second   *listen.Door
+	phase    cert.Phase         // that the ports are in; empty: no rotation
+	second   *listen.Door       // also in Daemon.secondDoor
 	serves   cert.Rotation      // what second was opened for
 	server   *web.Server        // of second
 	stop     context.CancelFunc // ends the second port
@@ -113,6 +112,12 @@ func (r *rotation) enter(ctx context.Context, want cert.Rotation) error {
 	case cert.PhaseMoved:
 		r.d.closeDoors()
 	case cert.PhaseClosing:
+		if want.Authority {
+			if err := r.d.acme.changeOver(); err != nil {
+				return err
+			}
+			return r.reopen(ctx)
+		}
 		fresh, err := cert.LoadPin(r.d.cfg.Cert, r.d.cfg.Key, time.Now())
 		if err != nil {
 			return err
@@ -123,6 +128,10 @@ func (r *rotation) enter(ctx context.Context, want cert.Rotation) error {
 		return r.reopen(ctx)
 	case "":
 		if r.stop != nil {
+			if r.d.acme != nil {
+				_, _ = r.d.acme.lend(nil) // there is nothing to lend
+			}
+			r.d.secondDoor.Store(nil)
 			r.stop()
 			r.second, r.stop = nil, nil
 		}
@@ -133,15 +142,14 @@ func (r *rotation) enter(ctx context.Context, want cert.Rotation) error {
 
 // openSecond serves the new certificate on the second port.
 func (r *rotation) openSecond(ctx context.Context, want cert.Rotation) error {
-	c, err := loadNext(r.d.cfg, want)
+	source, err := r.secondSource(want)
 	if err != nil {
 		return err
 	}
-	source, err := cert.New(cert.Options{Certificate: c, ServerKeyHex: r.d.id.serverKey.Hex(), Logger: r.d.log})
-	if err != nil {
-		return err
-	}
-	door, err := listen.Listen(ctx, want.Listen, r.d.doorOptions("--port"))
+	options := r.d.doorOptions("--port")
+	main := r.d.cfg.Doors()[0]
+	options.Proxies, options.ProxyUnix = main.ProxyProtocol, main.ProxyUnix
+	door, err := listen.Listen(ctx, want.Listen, options)
 	if err != nil {
 		return fmt.Errorf("open the second port of the rotation: %w", err)
 	}
@@ -152,7 +160,39 @@ func (r *rotation) openSecond(ctx context.Context, want cert.Rotation) error {
 	r.run(func() error { return server.Serve(ctx) })
 	r.run(func() error { return door.Serve(ctx, server.ServeConn) })
 	r.second, r.stop, r.server, r.serves = door, stop, server, want
+	r.d.secondDoor.Store(door)
 	return nil
+}
+
+// secondSource is what the second port shows.
+func (r *rotation) secondSource(want cert.Rotation) (*cert.Source, error) {
+	o := cert.Options{StrictSNI: r.d.cfg.StrictSNI, ServerKeyHex: r.d.id.serverKey.Hex(), Logger: r.d.log}
+	if !want.Authority {
+		c, err := loadNext(r.d.cfg, want)
+		if err != nil {
+			return nil, err
+		}
+		o.Certificate = c
+		return cert.New(o)
+	}
+	if r.d.acme == nil {
+		return nil, errors.New("a rotation to an authority's certificate is under way, and cert_mode is not acme; " +
+			"hint: set it to acme, or give the rotation up with detour cert rotate --end")
+	}
+	// What comes between the two calls is taken by the second.
+	certs, err := r.d.acme.lend(func([]*cert.Certificate) error { return nil })
+	if err != nil {
+		return nil, err
+	}
+	o.Certificate, o.More, o.Challenge = certs[0], certs[1:], r.d.acme.manager.TLSChallenge
+	source, err := cert.New(o)
+	if err != nil {
+		return nil, err
+	}
+	if certs, err = r.d.acme.lend(source.Replace); err != nil {
+		return nil, err
+	}
+	return source, source.Replace(certs)
 }
 
 // loadNext returns the certificate of the second port.
@@ -201,77 +241,4 @@ func (r *rotation) retireUnused(want cert.Rotation, now time.Time) error {
 func upgradesOf(s *web.Server) uint64 {
 	up := s.Stats().Upgrades
 	return up.Raw + up.FastStart + up.WebSocket
-}
-
-// turn changes a relay's map by the rotation that is under way.
-func turn(r *derpmap.Relay, rot cert.Rotation) {
-	if rot.Phase == cert.PhaseClosing || rot.Phase == "" {
-		return
-	}
-	old := derpmap.Spare{Port: r.Port, TLS: r.TLS, Pin: r.Pin, NoIPv4: r.NoIPv4, NoIPv6: r.NoIPv6}
-	r.Port, r.Pin = portOf(rot.Listen), rot.NewPin
-	spares := r.Spare
-	r.Spare = nil
-	if rot.Phase == cert.PhaseBoth {
-		for i := range spares {
-			if spares[i].TLS {
-				spares[i].Pin = old.Pin
-			}
-		}
-		r.Spare = append([]derpmap.Spare{old}, spares...)
-		return
-	}
-	for _, s := range spares { // the ports of TLS are closed
-		if s.Port == 0 {
-			r.Spare = append(r.Spare, s)
-		}
-	}
-}
-
-// rotationOf returns the rotation of these settings, and none when there is none.
-func rotationOf(c config.Config) (cert.Rotation, error) {
-	if !rotates(c) {
-		return cert.Rotation{}, nil
-	}
-	r, err := cert.LoadRotation(c.Cert, c.Key)
-	if errors.Is(err, cert.ErrNoRotation) {
-		return cert.Rotation{}, nil
-	}
-	return r, err
-}
-
-// checkRotatable says why the certificate of these settings cannot be rotated.
-func checkRotatable(c config.Config) error {
-	if !rotates(c) {
-		return errors.New("only a pinned certificate of the relay's own is rotated; hint: with --cert-mode files replace the files, which are read again by themselves")
-	}
-	if c.PublicPort != 0 || len(c.ProxyProtocol) > 0 {
-		return errors.New("the second port of a rotation has neither public_port nor proxy_protocol; hint: rotate by hand: a second relay on another port with the same --server-key, and a map that names both")
-	}
-	for _, d := range c.Doors() {
-		if d.TLS && (config.IsUnix(d.Address) || config.IsSystemd(d.Address) || portOf(d.Address) == 0) {
-			return fmt.Errorf("%s %s: a rotation closes the port and opens it again, which it can do with HOST:PORT alone; "+
-				"hint: name a port there for as long as the rotation takes", d.Setting, d.Address)
-		}
-	}
-	return nil
-}
-
-// BeginRotation makes the next certificate of a relay with these settings, to be
-// served on the second port, and has the running relay follow.
-func BeginRotation(c config.Config, listenOn string) (cert.Rotation, error) {
-	if err := checkRotatable(c); err != nil {
-		return cert.Rotation{}, err
-	}
-	if c.RunAs != "" && portOf(listenOn) < 1024 {
-		return cert.Rotation{}, errors.New("a relay that has given up root (run_as) cannot open a port below 1024; hint: take a higher one for --port")
-	}
-	if _, err := cert.LoadPin(c.Cert, c.Key, time.Now()); err != nil {
-		return cert.Rotation{}, err
-	}
-	interfaces, err := InterfaceAddrs()
-	if err != nil {
-		return cert.Rotation{}, err
-	}
-	return cert.BeginRotation(c.Cert, c.Key, listenOn, certNames(c, publishedAddrs(c, interfaces)), time.Now())
 }

@@ -56,6 +56,9 @@ func (d *Daemon) Stats() Stats {
 		s.AlsoListen = append(s.AlsoListen, DoorStats{e.Where(), e.Stats()})
 	}
 	d.doorsMu.Unlock()
+	if second := d.secondDoor.Load(); second != nil {
+		s.AlsoListen = append(s.AlsoListen, DoorStats{second.Where(), second.Stats()})
+	}
 	if d.router != nil {
 		s.SNIRoutes = ptr(d.router.Stats())
 	}

@@ -1,0 +1,148 @@
+package daemon
+
+import (
+	"context"
+	"crypto/tls"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/certmagic"
+
+	"github.com/detour-relay/detour/internal/cert"
+	"github.com/detour-relay/detour/internal/client"
+	"github.com/detour-relay/detour/internal/config"
+)
+
+// keep puts a certificate where the authority's are kept, as if it had been issued.
+func keep(t *testing.T, c config.Config, i issued) (certPEM, keyPEM []byte) {
+	t.Helper()
+	certPEM, keyPEM = []byte(read(t, i.cert)), []byte(read(t, i.key))
+	s := &certmagic.FileStorage{Path: acmeDir(c)}
+	issuer := (&certmagic.ACMEIssuer{CA: c.ACMEDirectory}).IssuerKey()
+	for name, data := range map[string][]byte{
+		certmagic.StorageKeys.SiteCert(issuer, acmeName): certPEM, certmagic.StorageKeys.SitePrivateKey(issuer, acmeName): keyPEM,
+	} {
+		if err := s.Store(t.Context(), name, data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return certPEM, keyPEM
+}
+
+// TestRotationToTheAuthority goes from the pin to the authority's certificate with
+// a client connected all the time, and without a restart.
+func TestRotationToTheAuthority(t *testing.T) {
+	c := acmeConfig(t)
+	open(&c)
+	b := mustBuild(t, c)
+	if err := b.acme.giveUpFirst(); err != nil { // no certificate in time: clients get the pin
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	x := &turned{bed: b, rotation: &rotation{d: b.Daemon}, ctx: ctx}
+	var parts sync.WaitGroup
+	for _, p := range b.parts() {
+		if p.name != "certificate rotation" && p.name != "ACME" && p.name != "certificate" {
+			parts.Go(func() { _ = p.serve(ctx) })
+		}
+	}
+	t.Cleanup(func() { cancel(); parts.Wait(); x.rotation.parts.Wait() })
+	c = b.Config()
+	main, pin := c.Listen, x.id.cert.Pin()
+	veteran, err := x.dial(main, pin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer veteran.Close()
+
+	second := freePort(t)
+	if _, err := BeginRotation(c, second); err == nil || !strings.Contains(err.Error(), "no certificate yet") {
+		t.Errorf("begun without a certificate: %v", err)
+	}
+	i := issue(t, acmeName, time.Now().AddDate(0, 3, 0))
+	certPEM, keyPEM := keep(t, c, i)
+	b.acme.take(acmeName, certPEM, keyPEM)
+	trusting := func(address string) {
+		t.Helper()
+		o := x.options()
+		o.Addr, o.Host, o.CertName, o.TLS = address, acmeName, "", &tls.Config{RootCAs: i.roots}
+		d, err := client.Dial(t.Context(), o)
+		if err != nil {
+			t.Fatalf("%s: %v", address, err)
+		}
+		d.Close()
+	}
+	r, err := BeginRotation(c, second)
+	if err != nil || !r.Authority {
+		t.Fatal(r, err)
+	}
+	if err := CheckSecondPort(t.Context(), c, r); err == nil {
+		t.Error("a second port that is not open answers")
+	}
+	x.follow(time.Now())
+	if err := CheckSecondPort(t.Context(), c, r); err != nil {
+		t.Error(err)
+	}
+	trusting(second)
+	x.wantLogin(main, pin)
+	if got := x.nodes(); len(got) != 2 || got[0] != node(second, "") || got[1] != node(main, pin) {
+		t.Errorf("the map names %q", got)
+	}
+	if len(b.Stats().AlsoListen) != 1 {
+		t.Error("the second port has no figures")
+	}
+
+	if r, err = r.Withdraw(c.Cert, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	x.follow(time.Now())
+	if got := x.nodes(); len(got) != 1 || got[0] != node(second, "") {
+		t.Errorf("the map names %q", got)
+	}
+	next := issue(t, acmeName, time.Now().AddDate(0, 2, 20)) // renewed meanwhile
+	i = next
+	certPEM, keyPEM = keep(t, c, next)
+	b.acme.take(acmeName, certPEM, keyPEM)
+	trusting(second)
+
+	if r, err = r.Finish(c.Cert, c.Key, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if err := CheckEnd(c, r); err == nil {
+		t.Error("ended before the relay has changed over")
+	}
+	if m, err := loadACMEMode(c); err != nil || m != acmeCA {
+		t.Errorf("detour map would be made for %q, %v", m, err)
+	}
+	x.follow(time.Now())
+	trusting(main)
+	trusting(second)
+	if got := x.nodes(); len(got) != 1 || got[0] != node(main, "") {
+		t.Errorf("the map names %q", got)
+	}
+	if err := CheckEnd(c, r); err != nil {
+		t.Error(err)
+	}
+	if err := r.End(c.Cert); err != nil {
+		t.Fatal(err)
+	}
+	x.follow(time.Now())
+	trusting(main)
+	if m, err := readACMEMode(c); err != nil || m != acmeCA {
+		t.Errorf("mode %q, %v", m, err)
+	}
+	if _, err := BeginRotation(c, second); err == nil || !strings.Contains(err.Error(), "nothing to rotate") {
+		t.Errorf("begun again: %v", err)
+	}
+	if origin := CertOrigin(c); !strings.HasPrefix(origin, "from the authority") {
+		t.Errorf("origin %q", origin)
+	}
+	if _, err := cert.LoadPin(c.Cert, c.Key, time.Now()); err != nil { // for a way back by hand
+		t.Error(err)
+	}
+	if err := veteran.Send(veteran.PublicKey(), []byte("still here")); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,194 @@
+package daemon
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/detour-relay/detour/internal/cert"
+	"github.com/detour-relay/detour/internal/config"
+	"github.com/detour-relay/detour/internal/derpmap"
+)
+
+// turn changes a relay's map by the rotation that is under way.
+func turn(r *derpmap.Relay, rot cert.Rotation) {
+	if rot.Phase == cert.PhaseClosing || rot.Phase == "" {
+		return
+	}
+	old := derpmap.Spare{Port: r.Port, TLS: r.TLS, Pin: r.Pin, NoIPv4: r.NoIPv4, NoIPv6: r.NoIPv6}
+	r.Port, r.Pin = portOf(rot.Listen), rot.NewPin
+	spares := r.Spare
+	r.Spare = nil
+	if rot.Phase == cert.PhaseBoth {
+		for i := range spares {
+			if spares[i].TLS {
+				spares[i].Pin = old.Pin
+			}
+		}
+		r.Spare = append([]derpmap.Spare{old}, spares...)
+		return
+	}
+	for _, s := range spares { // the ports of TLS are closed
+		if s.Port == 0 {
+			r.Spare = append(r.Spare, s)
+		}
+	}
+}
+
+// rotationOf returns the rotation of these settings, and none when there is none.
+func rotationOf(c config.Config) (cert.Rotation, error) {
+	if !rotates(c) {
+		return cert.Rotation{}, nil
+	}
+	r, err := cert.LoadRotation(c.Cert, c.Key)
+	if errors.Is(err, cert.ErrNoRotation) {
+		return cert.Rotation{}, nil
+	}
+	return r, err
+}
+
+// checkRotatable says why the certificate of these settings cannot be rotated.
+func checkRotatable(c config.Config) error {
+	if !rotates(c) {
+		return errors.New("only a pinned certificate of the relay's own is rotated; hint: with --cert-mode files replace the files, which are read again by themselves")
+	}
+	if c.PublicPort != 0 {
+		return errors.New("the second port of a rotation has no public_port; hint: rotate by hand: a second relay on another port with the same --server-key, and a map that names both")
+	}
+	for _, d := range c.Doors() {
+		if d.TLS && (config.IsUnix(d.Address) || config.IsSystemd(d.Address) || portOf(d.Address) == 0) {
+			return fmt.Errorf("%s %s: a rotation closes the port and opens it again, which it can do with HOST:PORT alone; "+
+				"hint: name a port there for as long as the rotation takes", d.Setting, d.Address)
+		}
+	}
+	return nil
+}
+
+// BeginRotation makes the next certificate of a relay with these settings, to be
+// served on the second port, and has the running relay follow.
+func BeginRotation(c config.Config, listenOn string) (cert.Rotation, error) {
+	if err := checkRotatable(c); err != nil {
+		return cert.Rotation{}, err
+	}
+	if c.RunAs != "" && portOf(listenOn) < 1024 {
+		return cert.Rotation{}, errors.New("a relay that has given up root (run_as) cannot open a port below 1024; hint: take a higher one for --port")
+	}
+	if _, err := cert.LoadPin(c.Cert, c.Key, time.Now()); err != nil {
+		return cert.Rotation{}, err
+	}
+	if c.CertMode == config.CertACME {
+		return beginAuthorityRotation(c, listenOn)
+	}
+	interfaces, err := InterfaceAddrs()
+	if err != nil {
+		return cert.Rotation{}, err
+	}
+	return cert.BeginRotation(c.Cert, c.Key, listenOn, certNames(c, publishedAddrs(c, interfaces)), time.Now())
+}
+
+// beginAuthorityRotation begins the change from the pin to the certificate that
+// the authority has given.
+func beginAuthorityRotation(c config.Config, listenOn string) (cert.Rotation, error) {
+	mode, err := loadACMEMode(c)
+	if err != nil {
+		return cert.Rotation{}, err
+	}
+	switch mode {
+	case acmeCA:
+		return cert.Rotation{}, errors.New("clients are shown the authority's certificate already, and it is renewed by itself; hint: there is nothing to rotate")
+	case acmeNew:
+		return cert.Rotation{}, errors.New("the relay is still waiting for its first certificate; hint: try again in a minute")
+	case acmePin:
+	}
+	c.ACMESwitch = true // what it would be served then
+	next, err := loadACMECert(c)
+	if err != nil {
+		return cert.Rotation{}, err
+	}
+	if next == nil {
+		return cert.Rotation{}, errors.New("the certificate authority has given no certificate yet; hint: the relay's log says why")
+	}
+	return cert.BeginAuthorityRotation(c.Cert, c.Key, listenOn, time.Now())
+}
+
+// answerLimit bounds the look at the second port.
+const answerLimit = 5 * time.Second
+
+// CheckSecondPort says why the first port cannot be closed: the second one does not
+// answer on this machine with the certificate that it is to show. Where proxies must
+// name their clients it cannot be asked, and nil is returned.
+func CheckSecondPort(ctx context.Context, c config.Config, r cert.Rotation) error {
+	if len(c.ProxyProtocol) > 0 {
+		return nil
+	}
+	const hint = "is the relay running, and did it follow? Its log says; the old port stays open until then"
+	target := r.Listen
+	if host, port, err := net.SplitHostPort(target); err == nil {
+		if ip, err := netip.ParseAddr(host); host == "" || err == nil && ip.IsUnspecified() {
+			host = "127.0.0.1"
+			if err == nil && ip.Is6() {
+				host = "::1"
+			}
+		}
+		target = net.JoinHostPort(host, port)
+	}
+	ctx, cancel := context.WithTimeout(ctx, answerLimit)
+	defer cancel()
+	// Whose certificate it is, is what is looked at.
+	dialer := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true, ServerName: c.Hostname}}
+	conn, err := dialer.DialContext(ctx, "tcp", target)
+	if err != nil {
+		return fmt.Errorf("the second port %s does not answer: %w; hint: %s", r.Listen, err, hint)
+	}
+	defer conn.Close()
+	shown := cert.PinOf(conn.(*tls.Conn).ConnectionState().PeerCertificates[0])
+	if r.Authority {
+		old, err := cert.LoadPin(c.Cert, c.Key, time.Now())
+		if err == nil && old.Pin() == shown {
+			return fmt.Errorf("the second port %s shows the pinned certificate; hint: %s", r.Listen, hint)
+		}
+		return nil
+	}
+	if shown != r.NewPin {
+		return fmt.Errorf("the second port %s shows another certificate (%s) than the new one; hint: %s", r.Listen, shown, hint)
+	}
+	return nil
+}
+
+// CheckEnd says why a rotation cannot be ended yet: the relay has not taken over
+// what it came to.
+func CheckEnd(c config.Config, r cert.Rotation) error {
+	if !r.Authority || r.Phase != cert.PhaseClosing {
+		return nil
+	}
+	if mode, err := readACMEMode(c); err != nil || mode != acmeCA {
+		return errors.Join(err, errors.New("the relay has not changed over to the authority's certificate yet; hint: start it, if it is not running; its log says what is wrong"))
+	}
+	return nil
+}
+
+// CertOrigin says in words where the certificate comes from that LoadCert returns.
+func CertOrigin(c config.Config) string {
+	switch c.CertMode {
+	case config.CertACME:
+		if mode, err := loadACMEMode(c); err == nil && (mode == acmeCA || mode == acmePin && c.ACMESwitch) {
+			return "from the authority at " + c.ACMEDirectory + ", kept in " + acmeDir(c)
+		}
+	case config.CertFiles:
+		certs, err := cert.LoadPairs(certPairs(c), time.Now())
+		if err != nil {
+			return c.Cert
+		}
+		chosen := cert.ForName(certs, c.Hostname)
+		for i, p := range certPairs(c) {
+			if certs[i] == chosen {
+				return p.CertFile
+			}
+		}
+	}
+	return c.Cert
+}
