@@ -179,14 +179,23 @@ func TestDomainBesideARefusedOne(t *testing.T) {
 	}
 }
 
+// asked is a name that no other test has: certmagic remembers for a whole process
+// which ones failed lately, and lets them wait.
+const asked = "asked.example"
+
 // The authority asks for a renewal, by ACME Renewal Information, long before the
 // certificate ends.
 func TestRenewalOnRequest(t *testing.T) {
-	a := relaytest.NewPebble(t, nil)
+	a := relaytest.NewPebble(t, func(pebble map[string]any) { // which would else take any of its profiles
+		pebble["profiles"] = map[string]any{"default": map[string]any{"description": "three months", "validityPeriod": 7776000}}
+	})
 	a.Start()
-	o := Options{Names: []string{"relay.example"}, HTTP: true, CheckEvery: time.Second, Storage: filepath.Join(t.TempDir(), "acme")}
+	o := Options{Names: []string{asked}, HTTP: true, CheckEvery: time.Second, Storage: filepath.Join(t.TempDir(), "acme")}
 	c := newClient(t, a, o)
-	first := c.next("relay.example")
+	first := c.next(asked)
+	if left := time.Until(first.leaf.NotAfter); left < 80*24*time.Hour {
+		t.Fatalf("the certificate ends in %v: it is renewed for that", left)
+	}
 	c.stop()
 	a.AskForRenewal(first.pair.Certificate[0])
 	forgetWhenToAsk(t, o.Storage)
@@ -194,10 +203,10 @@ func TestRenewalOnRequest(t *testing.T) {
 	elsewhere.HTTP = relaytest.FreePorts(t, 1)[0]
 	o.HTTP, o.TLS = false, true
 	c = newClient(t, &elsewhere, o)
-	if again := c.next("relay.example"); !again.leaf.Equal(first.leaf) {
+	if again := c.next(asked); !again.leaf.Equal(first.leaf) {
 		t.Fatal("the stored certificate was not used")
 	}
-	if second := c.next("relay.example"); second.leaf.Equal(first.leaf) {
+	if second := c.next(asked); second.leaf.Equal(first.leaf) {
 		t.Error("the same certificate again")
 	}
 }
@@ -206,7 +215,7 @@ func TestRenewalOnRequest(t *testing.T) {
 // says that six hours are soon enough, and that is stored with the certificate.
 func forgetWhenToAsk(t *testing.T, storage string) {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join(storage, "certificates", "*", "relay.example", "relay.example.json"))
+	files, err := filepath.Glob(filepath.Join(storage, "certificates", "*", asked, asked+".json"))
 	if err != nil || len(files) != 1 {
 		t.Fatalf("%q, %v", files, err)
 	}
