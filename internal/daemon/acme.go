@@ -110,6 +110,7 @@ type authority struct {
 	log      *slog.Logger
 	subjects []string      // in the order of acme_name, domains first
 	settled  chan struct{} // closed once the mode is not acmeNew
+	changed  chan struct{} // closed once acmePin gives way to acmeCA after the start; made by loadStored
 	serve    func([]*cert.Certificate) error
 
 	mu   sync.Mutex
@@ -181,6 +182,9 @@ func (u *authority) setMode(m acmeMode) error {
 	if err != nil {
 		return fmt.Errorf("keep what clients hold: %w; hint: let this user write to the state directory", err)
 	}
+	if u.mode == acmePin && m == acmeCA && u.changed != nil {
+		close(u.changed) // there is no way back, so this comes once
+	}
 	u.mode = m
 	return nil
 }
@@ -216,6 +220,7 @@ func (u *authority) loadStored() {
 			u.take(s, certPEM, keyPEM)
 		}
 	}
+	u.changed = make(chan struct{}) // nobody has been told a map before
 }
 
 // take is given each certificate that there is, and serves it if clients expect one.
@@ -408,6 +413,16 @@ func (d *Daemon) Settled() <-chan struct{} {
 	done := make(chan struct{})
 	close(done)
 	return done
+}
+
+// Changed is closed once clients that hold the relay's map need another one: with
+// cert_mode acme, when the authority's certificate has taken the pin's place. It is
+// nil without.
+func (d *Daemon) Changed() <-chan struct{} {
+	if d.acme == nil {
+		return nil
+	}
+	return d.acme.changed
 }
 
 // loadACMECert returns the certificate that the relay's map is made for; nil where

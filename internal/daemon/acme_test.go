@@ -133,6 +133,7 @@ func newCourse(t *testing.T, c config.Config) *course {
 		t.Fatal(err)
 	}
 	u.serve = func(list []*cert.Certificate) error { k.served = list; return nil }
+	u.loadStored()
 	k.authority = u
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
@@ -221,8 +222,15 @@ func TestFirstCertificateTooLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newCourse(t, c)
 		k.want(acmePin, true, 0) // not before there is something to change over to
+		select {
+		case <-k.changed:
+			t.Error("a new map is printed before there is a new certificate")
+		default:
+		}
 		k.issue(90 * 24 * time.Hour)
 		k.want(acmeCA, true, 1)
+		<-k.changed
+		k.issue(90 * 24 * time.Hour)
 	})
 	c.ACMESwitch = false // it may be left out again
 	synctest.Test(t, func(t *testing.T) {

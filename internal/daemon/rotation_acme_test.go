@@ -116,7 +116,17 @@ func TestRotationToTheAuthority(t *testing.T) {
 	if m, err := loadACMEMode(c); err != nil || m != acmeCA {
 		t.Errorf("detour map would be made for %q, %v", m, err)
 	}
+	select {
+	case <-b.Changed():
+		t.Error("the map is printed again before clients need it")
+	default:
+	}
 	x.follow(time.Now())
+	<-b.Changed()
+	var again strings.Builder
+	if err := b.Remap(&again); err != nil || !strings.Contains(again.String(), "--- Headscale") || strings.Contains(again.String(), "sha256-raw") {
+		t.Errorf("printed again: %v\n%s", err, again.String())
+	}
 	trusting(main)
 	trusting(second)
 	if got := x.nodes(); len(got) != 1 || got[0] != node(main, "") {
