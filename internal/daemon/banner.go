@@ -99,7 +99,7 @@ func (d *Daemon) firewall(b *strings.Builder) {
 		all = append(all, open{"TCP", door.PublicPort, door.Address})
 	}
 	if r, err := rotationOf(d.cfg); err == nil && r.Phase != "" {
-		all = append(all, open{"TCP", 0, r.Listen})
+		all = append(all, open{"TCP", r.PublicPort, r.Listen})
 	}
 	all = append(all, open{"UDP", d.cfg.PublicSTUNPort, d.cfg.STUNListen})
 	for _, s := range d.cfg.AlsoSTUNListen {

@@ -58,7 +58,7 @@ func TestRotationToTheAuthority(t *testing.T) {
 	defer veteran.Close()
 
 	second := freePort(t)
-	if _, err := BeginRotation(c, second); err == nil || !strings.Contains(err.Error(), "no certificate yet") {
+	if _, err := BeginRotation(c, cert.Place{Listen: second}); err == nil || !strings.Contains(err.Error(), "no certificate yet") {
 		t.Errorf("begun without a certificate: %v", err)
 	}
 	i := issue(t, acmeName, time.Now().AddDate(0, 3, 0))
@@ -74,7 +74,7 @@ func TestRotationToTheAuthority(t *testing.T) {
 		}
 		d.Close()
 	}
-	r, err := BeginRotation(c, second)
+	r, err := BeginRotation(c, cert.Place{Listen: second})
 	if err != nil || !r.Authority {
 		t.Fatal(r, err)
 	}
@@ -143,7 +143,7 @@ func TestRotationToTheAuthority(t *testing.T) {
 	if m, err := readACMEMode(c); err != nil || m != acmeCA {
 		t.Errorf("mode %q, %v", m, err)
 	}
-	if _, err := BeginRotation(c, second); err == nil || !strings.Contains(err.Error(), "nothing to rotate") {
+	if _, err := BeginRotation(c, cert.Place{Listen: second}); err == nil || !strings.Contains(err.Error(), "nothing to rotate") {
 		t.Errorf("begun again: %v", err)
 	}
 	if origin := CertOrigin(c); !strings.HasPrefix(origin, "from the authority") {

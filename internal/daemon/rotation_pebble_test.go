@@ -52,7 +52,7 @@ func TestRotationWithAuthority(t *testing.T) {
 	}
 
 	second := freePort(t)
-	r, err := BeginRotation(c, second)
+	r, err := BeginRotation(c, cert.Place{Listen: second})
 	if err != nil {
 		t.Fatal(err)
 	}
