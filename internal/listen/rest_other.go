@@ -1,0 +1,12 @@
+//go:build !linux
+
+package listen
+
+import (
+	"errors"
+	"net"
+)
+
+// Elsewhere a socket that listens cannot be told to stop for a while.
+func stopListening(net.Listener) error { return errors.ErrUnsupported }
+func listenAgain(net.Listener) error   { return errors.ErrUnsupported }
