@@ -83,8 +83,8 @@ for a while, and the map has to be put in its place twice:
 With cert_mode acme the same steps lead from the pin to the authority's certificate, once that is there; detour map then
 names the second port without a pin, and from --finish on the authority's certificate is the relay's, for good.
 
-The running relay follows each step within seconds, and no step disturbs who is connected. Only where it has given up
-root (run_as) and its port is below 1024 does it have to be restarted after --finish. Let the second port in
+The running relay follows each step within seconds, and no step disturbs who is connected. Only off Linux, where it has
+given up root (run_as) and its port is below 1024, does it have to be restarted after --finish. Let the second port in
 through firewalls first; with public_port, --published-as says which port leads to it. --end right after the first step
 gives the rotation up. ` + "`detour cert show`" + ` says what is next.`
 

@@ -30,7 +30,7 @@ func rotates(c config.Config) bool {
 func ReopensByRestart(c config.Config) bool {
 	const privileged = 1024 // ports below it need root
 	for _, d := range c.Doors() {
-		if c.RunAs != "" && d.TLS && portOf(d.Address) < privileged {
+		if c.RunAs != "" && !listen.KeepsAddress && d.TLS && portOf(d.Address) < privileged {
 			return true
 		}
 	}

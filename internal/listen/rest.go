@@ -2,8 +2,11 @@ package listen
 
 import (
 	"context"
+	"errors"
 	"fmt"
 )
+
+var errAwake = errors.New("it does not rest")
 
 // Rest has the Door refuse connections as if nothing listened there, without giving
 // the address up, so that Wake needs no right to bind it again. Who is connected
@@ -25,11 +28,12 @@ func (d *Door) Rest() error {
 	return nil
 }
 
-// Wake accepts again after Rest. After an error the Door still rests: somebody else
-// may have taken the address, or the system have given it up.
+// Wake accepts again after Rest, without which it is an error. After another one the
+// Door still rests: somebody else may have taken the address, or the system have
+// given it up.
 func (d *Door) Wake() error {
 	if d.resting.Load() == nil {
-		return nil
+		return errAwake
 	}
 	if err := listenAgain(d.listener); err != nil {
 		return fmt.Errorf("accept connections at %s again: %w", d.Where(), err)

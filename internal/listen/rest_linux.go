@@ -8,6 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// KeepsAddress: a Door of TCP can Rest.
+const KeepsAddress = true
+
 // longBacklog is cut by the kernel to net.core.somaxconn, which is what Go asks for.
 const longBacklog = 1<<16 - 1
 

@@ -80,8 +80,11 @@ func restAndWake(t *testing.T, addr string) {
 		if c, err := net.Dial("tcp", addr); !errors.Is(err, syscall.ECONNREFUSED) {
 			t.Fatalf("dialled while it rests: %v, %v", c, err)
 		}
-		if err := errors.Join(d.Wake(), d.Wake()); err != nil {
+		if err := d.Wake(); err != nil {
 			t.Fatal(err)
+		}
+		if err := d.Wake(); err == nil {
+			t.Error("woken twice")
 		}
 		hello(t, addr).Close()
 	}

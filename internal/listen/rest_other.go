@@ -7,6 +7,9 @@ import (
 	"net"
 )
 
+// KeepsAddress: a Door of TCP can Rest.
+const KeepsAddress = false
+
 // Elsewhere a socket that listens cannot be told to stop for a while.
 func stopListening(net.Listener) error { return errors.ErrUnsupported }
 func listenAgain(net.Listener) error   { return errors.ErrUnsupported }
