@@ -128,6 +128,13 @@ func TestRotation(t *testing.T) {
 		t.Error("the old pin still fits")
 	}
 
+	o := x.options()
+	o.Addr, o.CertName, o.WebSocket = second, r.NewPin, true
+	browser, err := client.Dial(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer browser.Close()
 	if err := r.End(x.cfg.Cert); err != nil {
 		t.Fatal(err)
 	}
@@ -143,11 +150,21 @@ func TestRotation(t *testing.T) {
 	if got := x.relay.Stats().Connections; got < 1 {
 		t.Errorf("%d connections are left of those that were there before", got)
 	}
-	if err := veteran.Send(veteran.PublicKey(), []byte("to myself")); err != nil {
+	wantAlive(t, veteran)
+	wantAlive(t, browser)
+	if x.Stats().AlsoListen != nil {
+		t.Error("the second port has figures")
+	}
+}
+
+// wantAlive has a client send itself a packet.
+func wantAlive(t *testing.T, c *client.Client) {
+	t.Helper()
+	if err := c.Send(c.PublicKey(), []byte("to myself")); err != nil {
 		t.Error(err)
 	}
 	for {
-		m, err := veteran.Recv()
+		m, err := c.Recv()
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// KeepsAddress: a Door of TCP can Rest.
+// KeepsAddress says that a Door of TCP can Rest.
 const KeepsAddress = true
 
 // longBacklog is cut by the kernel to net.core.somaxconn, which is what Go asks for.

@@ -7,7 +7,7 @@ import (
 	"net"
 )
 
-// KeepsAddress: a Door of TCP can Rest.
+// KeepsAddress says that a Door of TCP can Rest.
 const KeepsAddress = false
 
 // Elsewhere a socket that listens cannot be told to stop for a while.
