@@ -52,6 +52,9 @@ func certShowCommand() *cobra.Command {
 		}
 		r, err := cert.LoadRotation(cfg.Cert, cfg.Key)
 		if errors.Is(err, cert.ErrNoRotation) {
+			if daemon.ReadyToRotate(cfg) {
+				fmt.Fprint(out, "next     the authority's certificate is there; detour cert rotate --port PORT begins the change to it\n")
+			}
 			return nil
 		}
 		if err != nil {

@@ -232,7 +232,11 @@ func (u *authority) take(subject string, certPEM, keyPEM []byte) {
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	first := u.have[u.subjects[0]] == nil
 	u.have[subject] = c
+	if first && u.changed != nil { // not one that was there at the start, of which settle reminds
+		defer u.remindLocked()
+	}
 	wanted := u.mode == acmeNew || u.mode == acmePin && u.cfg.ACMESwitch
 	if wanted && u.have[u.subjects[0]] != nil {
 		was := u.mode
@@ -352,7 +356,15 @@ func (u *authority) giveUpFirst() error {
 func (u *authority) remind() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.mode == acmePin && u.have[u.subjects[0]] != nil {
+	u.remindLocked()
+}
+
+// remindLocked is remind for who holds mu.
+func (u *authority) remindLocked() {
+	if u.mode != acmePin || u.have[u.subjects[0]] == nil {
+		return
+	}
+	if r, err := rotationOf(u.cfg); err == nil && r.Phase == "" {
 		u.log.Warn("the authority's certificate is ready, and clients are still shown the pinned one, as their map says; " +
 			"hint: change over without cutting anybody off by detour cert rotate --port PORT, or, where that does not matter, " +
 			"paste the map of detour map --acme-switch and restart with --acme-switch")
@@ -423,6 +435,21 @@ func (d *Daemon) Changed() <-chan struct{} {
 		return nil
 	}
 	return d.acme.changed
+}
+
+// ReadyToRotate reports whether an authority's certificate waits to take the pin's
+// place, by `detour cert rotate`.
+func ReadyToRotate(c config.Config) bool {
+	if c.CertMode != config.CertACME || c.ACMESwitch {
+		return false
+	}
+	mode, err := loadACMEMode(c)
+	if err != nil || mode != acmePin {
+		return false
+	}
+	c.ACMESwitch = true // what it would be served then
+	next, err := loadACMECert(c)
+	return err == nil && next != nil
 }
 
 // loadACMECert returns the certificate that the relay's map is made for; nil where

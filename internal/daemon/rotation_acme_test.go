@@ -57,6 +57,9 @@ func TestRotationToTheAuthority(t *testing.T) {
 	}
 	defer veteran.Close()
 
+	if ReadyToRotate(c) {
+		t.Error("ready without a certificate")
+	}
 	second := freePort(t)
 	if _, err := BeginRotation(c, cert.Place{Listen: second}); err == nil || !strings.Contains(err.Error(), "no certificate yet") {
 		t.Errorf("begun without a certificate: %v", err)
@@ -73,6 +76,9 @@ func TestRotationToTheAuthority(t *testing.T) {
 			t.Fatalf("%s: %v", address, err)
 		}
 		d.Close()
+	}
+	if log := b.log.String(); !strings.Contains(log, "detour cert rotate --port PORT") || !ReadyToRotate(c) {
+		t.Errorf("nobody is told that the certificate is there:\n%s", log)
 	}
 	r, err := BeginRotation(c, cert.Place{Listen: second})
 	if err != nil || !r.Authority {
@@ -145,6 +151,9 @@ func TestRotationToTheAuthority(t *testing.T) {
 	}
 	if _, err := BeginRotation(c, cert.Place{Listen: second}); err == nil || !strings.Contains(err.Error(), "nothing to rotate") {
 		t.Errorf("begun again: %v", err)
+	}
+	if ReadyToRotate(c) {
+		t.Error("there is more to change over to")
 	}
 	if origin := CertOrigin(c); !strings.HasPrefix(origin, "from the authority") {
 		t.Errorf("origin %q", origin)
