@@ -133,6 +133,7 @@ func newCourse(t *testing.T, c config.Config) *course {
 		t.Fatal(err)
 	}
 	u.serve = func(list []*cert.Certificate) error { k.served = list; return nil }
+	u.loadStored()
 	k.authority = u
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
@@ -216,18 +217,26 @@ func TestFirstCertificateTooLate(t *testing.T) {
 		k.want(acmePin, true, 0)
 		k.issue(90 * 24 * time.Hour)
 		k.want(acmePin, true, 0) // clients hold the pin
+		k.issue(90 * 24 * time.Hour)
 		time.Sleep(3 * acmeRemind)
 		synctest.Wait()
-		if n := strings.Count(k.log.String(), "certificate is ready"); n != 3 {
-			t.Errorf("reminded %d times in three days:\n%s", n, k.log)
+		if n := strings.Count(k.log.String(), "certificate is ready"); n != 4 {
+			t.Errorf("reminded %d times at once and in three days:\n%s", n, k.log)
 		}
 	})
 	c.ACMESwitch = true
 	synctest.Test(t, func(t *testing.T) {
 		k := newCourse(t, c)
 		k.want(acmePin, true, 0) // not before there is something to change over to
+		select {
+		case <-k.changed:
+			t.Error("a new map is printed before there is a new certificate")
+		default:
+		}
 		k.issue(90 * 24 * time.Hour)
 		k.want(acmeCA, true, 1)
+		<-k.changed
+		k.issue(90 * 24 * time.Hour)
 	})
 	c.ACMESwitch = false // it may be left out again
 	synctest.Test(t, func(t *testing.T) {
