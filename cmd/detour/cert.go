@@ -52,6 +52,9 @@ func certShowCommand() *cobra.Command {
 		}
 		r, err := cert.LoadRotation(cfg.Cert, cfg.Key)
 		if errors.Is(err, cert.ErrNoRotation) {
+			if daemon.ReadyToRotate(cfg) {
+				fmt.Fprint(out, "next     the authority's certificate is there; detour cert rotate --port PORT begins the change to it\n")
+			}
 			return nil
 		}
 		if err != nil {
@@ -83,12 +86,13 @@ for a while, and the map has to be put in its place twice:
 With cert_mode acme the same steps lead from the pin to the authority's certificate, once that is there; detour map then
 names the second port without a pin, and from --finish on the authority's certificate is the relay's, for good.
 
-The running relay follows each step within seconds, and no step disturbs who is connected. Only where it has given up
-root (run_as) and its port is below 1024 does it have to be restarted after --finish. Let the second port in
-through firewalls first. --end right after the first step gives the rotation up. ` + "`detour cert show`" + ` says what is next.`
+The running relay follows each step within seconds, and no step disturbs who is connected. Only off Linux, where it has
+given up root (run_as) and its port is below 1024, does it have to be restarted after --finish. Let the second port in
+through firewalls first; with public_port, --published-as says which port leads to it. --end right after the first step
+gives the rotation up. ` + "`detour cert show`" + ` says what is next.`
 
 func certRotateCommand() *cobra.Command {
-	var port uint16
+	var port, published uint16
 	var withdraw, finish, end bool
 	cmd := &cobra.Command{
 		Use:   "rotate",
@@ -98,6 +102,7 @@ func certRotateCommand() *cobra.Command {
 	}
 	s := bindSettings(cmd)
 	cmd.Flags().Uint16Var(&port, "port", 0, "begin, with this TCP `port` for the new certificate")
+	cmd.Flags().Uint16Var(&published, "published-as", 0, "TCP `port` that clients dial for --port, where a NAT or docker has that lead there")
 	cmd.Flags().BoolVar(&withdraw, "withdraw", false, "close the port of the old certificate")
 	cmd.Flags().BoolVar(&finish, "finish", false, "open it again with the new certificate")
 	cmd.Flags().BoolVar(&end, "end", false, "close the second port, or give up right after the beginning")
@@ -110,8 +115,11 @@ func certRotateCommand() *cobra.Command {
 		if !withdraw && !finish && !end && port == 0 {
 			return wrongUsage(cmd, "which step is it? Give --port, --withdraw, --finish or --end")
 		}
+		if published != 0 && port == 0 {
+			return wrongUsage(cmd, "--published-as belongs to --port")
+		}
 		if port != 0 {
-			return beginRotation(cmd.OutOrStdout(), cfg, port)
+			return beginRotation(cmd.OutOrStdout(), cfg, port, published)
 		}
 		return stepRotation(cmd.Context(), cmd.OutOrStdout(), cfg, withdraw, finish)
 	}
@@ -154,7 +162,7 @@ func stepRotation(ctx context.Context, out io.Writer, cfg config.Config, withdra
 	return explainRotation(out, r, cfg)
 }
 
-func beginRotation(out io.Writer, cfg config.Config, port uint16) error {
+func beginRotation(out io.Writer, cfg config.Config, port, published uint16) error {
 	host, _, err := net.SplitHostPort(cfg.Listen)
 	if err != nil {
 		host = ""
@@ -168,7 +176,7 @@ func beginRotation(out io.Writer, cfg config.Config, port uint16) error {
 			return fmt.Errorf("--port %d is the relay's already; hint: name another port", port)
 		}
 	}
-	r, err := daemon.BeginRotation(cfg, net.JoinHostPort(host, strconv.Itoa(int(port))))
+	r, err := daemon.BeginRotation(cfg, cert.Place{Listen: net.JoinHostPort(host, strconv.Itoa(int(port))), PublicPort: int(published)})
 	if errors.Is(err, cert.ErrRotating) {
 		return fmt.Errorf("%w; hint: detour cert show says how far it is", cert.ErrRotating)
 	}
@@ -190,6 +198,9 @@ func explainRotation(out io.Writer, r cert.Rotation, cfg config.Config) error {
 			"Next: put what `detour map` prints now in place, wait until every client has it, then: detour cert rotate --end\n",
 	}[r.Phase]
 	_, port, _ := net.SplitHostPort(r.Listen)
+	if r.PublicPort != 0 {
+		port = fmt.Sprintf("%d (which leads to %s here)", r.PublicPort, port)
+	}
 	if r.Phase == cert.PhaseClosing && daemon.ReopensByRestart(cfg) {
 		text = "Restart the relay now: it has given up root (run_as), without which it cannot open its port again.\n" + text
 	}

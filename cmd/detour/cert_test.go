@@ -45,6 +45,7 @@ func TestCertRotate(t *testing.T) {
 	}
 
 	detour(t, same("cert", "rotate")...).want(t, exitUsage, "", "which step is it?")
+	detour(t, same("cert", "rotate", "--end", "--published-as", "8444")...).want(t, exitUsage, "", "belongs to --port")
 	detour(t, same("cert", "rotate", "--withdraw")...).want(t, exitFailed, "", "no rotation is under way; hint: ")
 	_, taken, _ := net.SplitHostPort(main)
 	detour(t, same("cert", "rotate", "--port", taken)...).want(t, exitFailed, "", "is the relay's already; hint: ")

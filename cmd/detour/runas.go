@@ -31,12 +31,14 @@ func planRootless(cfg config.Config, derper bool, log *slog.Logger) (*rootless, 
 	if err != nil {
 		return nil, err
 	}
+	return &rootless{u, privilege.Survey(planEstate(cfg, derper)), log}, nil
+}
+
+// planEstate says what a relay with these settings needs on disk.
+func planEstate(cfg config.Config, derper bool) privilege.Plan {
 	p := privilege.Plan{
-		StateDir: cfg.StateDir, Keeps: []string{cfg.ServerKey},
+		StateDir: cfg.StateDir, Keeps: []string{cfg.ServerKey}, Makes: socketPaths(cfg),
 		Shared: derper, // its key file may lie among strangers, as in /etc
-	}
-	if socket, ok := strings.CutPrefix(cfg.AdminListen, "unix:"); ok {
-		p.Makes = append(p.Makes, socket)
 	}
 	switch {
 	case cfg.CertMode != config.CertFiles:
@@ -44,13 +46,30 @@ func planRootless(cfg config.Config, derper bool, log *slog.Logger) (*rootless, 
 		if cfg.CertMode == config.CertACME {
 			dir := filepath.Join(cfg.StateDir, "acme")
 			p.Keeps = append(p.Keeps, dir, filepath.Join(dir, "mode"))
+			p.Fills = append(p.Fills, dir)
 		}
 	case cfg.TLS:
 		for _, pair := range cfg.CertPairs() {
 			p.Again = append(p.Again, pair.Cert, pair.Key)
 		}
 	}
-	return &rootless{u, privilege.Survey(p), log}, nil
+	return p
+}
+
+// socketPaths are the unix sockets that a relay with these settings opens.
+func socketPaths(cfg config.Config) []string {
+	http, _ := config.AddressAndMode(cfg.HTTPListen)
+	addresses := []string{cfg.AdminListen, http}
+	for _, d := range cfg.Doors() {
+		addresses = append(addresses, d.Address)
+	}
+	var paths []string
+	for _, address := range addresses {
+		if path, ok := strings.CutPrefix(address, "unix:"); ok {
+			paths = append(paths, path)
+		}
+	}
+	return paths
 }
 
 // drop gives up root. After an error the process must end.

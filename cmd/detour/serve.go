@@ -65,8 +65,10 @@ func serve(ctx context.Context, cfg config.Config, o daemon.Options, stdout, std
 		d.Close()
 		return err
 	}
+	unsettled := d.Settled()
 	select {
-	case <-d.Settled():
+	case <-unsettled:
+		unsettled = nil
 		if err := d.Banner(stdout); err != nil {
 			d.Close()
 			return fmt.Errorf("print the start-up text: %w", err)
@@ -76,38 +78,49 @@ func serve(ctx context.Context, cfg config.Config, o daemon.Options, stdout, std
 	}
 	log.Info("serving", "version", versionText(), "server_key", d.ServerKey(), "listen", d.Config().Listen, "stun", d.Config().STUNListen)
 	hup.tell(d.Reload)
-	err = runAndPrint(ctx, d, stdout)
+	err = runAndPrint(ctx, d, unsettled, stdout)
 	log.Info("stopped")
 	return err
 }
 
-// runAndPrint runs d, and prints its start-up text once that is settled, if it
-// was not before.
-func runAndPrint(ctx context.Context, d *daemon.Daemon, stdout io.Writer) error {
-	select {
-	case <-d.Settled():
-		return d.Run(ctx)
-	default:
-	}
+// runAndPrint runs d, and prints its start-up text once unsettled is closed, and
+// the map again when clients need another. A nil unsettled: the text is printed.
+func runAndPrint(ctx context.Context, d *daemon.Daemon, unsettled <-chan struct{}, stdout io.Writer) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	printed := make(chan error, 1)
 	go func() {
-		select {
-		case <-ctx.Done():
-			printed <- nil
-		case <-d.Settled():
-			err := d.Banner(stdout)
-			if err != nil {
-				err = fmt.Errorf("print the start-up text: %w", err)
-				cancel()
-			}
-			printed <- err
+		err := printLater(ctx, d, unsettled, stdout)
+		if err != nil {
+			cancel()
 		}
+		printed <- err
 	}()
 	err := d.Run(ctx)
 	cancel()
 	return errors.Join(err, <-printed)
+}
+
+// printLater prints what becomes known after the start, until ctx is done.
+func printLater(ctx context.Context, d *daemon.Daemon, unsettled <-chan struct{}, stdout io.Writer) error {
+	changed := d.Changed()
+	for unsettled != nil || changed != nil {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-unsettled:
+			unsettled = nil
+			if err := d.Banner(stdout); err != nil {
+				return fmt.Errorf("print the start-up text: %w", err)
+			}
+		case <-changed:
+			changed = nil
+			if err := d.Remap(stdout); err != nil {
+				return fmt.Errorf("print the map again: %w", err)
+			}
+		}
+	}
+	return nil
 }
 
 // hangups takes SIGHUP, which would kill the process otherwise: at once, so that

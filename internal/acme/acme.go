@@ -196,7 +196,8 @@ func (m *Manager) configs(port int) (domains, ips *certmagic.Config, cache *cert
 			Storage:            &certmagic.FileStorage{Path: m.o.Storage},
 			Logger:             zap,
 			OnEvent:            m.event,
-			// The clients of a relay do not look at staples, and what is handed on has no room for them.
+			// The clients of a relay do not look at staples, Let's Encrypt has ended OCSP, and certmagic would
+			// fetch them while it loads a certificate, without a limit of time.
 			OCSP: certmagic.OCSPConfig{DisableStapling: true},
 		})
 		c.Issuers = []certmagic.Issuer{certmagic.NewACMEIssuer(c, template)}

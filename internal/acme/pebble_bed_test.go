@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -80,36 +81,52 @@ func newClient(t *testing.T, a *relaytest.Pebble, o Options) *client {
 	return c
 }
 
+// doors listen on a port of both loopback addresses, or of IPv4's where there is
+// no other.
+func doors(t *testing.T, port int) []net.Listener {
+	t.Helper()
+	var list []net.Listener
+	for _, host := range []string{"127.0.0.1", "::1"} {
+		l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port)))
+		if err != nil && host == "::1" {
+			t.Logf("nothing listens on ::1: %v", err)
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { l.Close() })
+		list = append(list, l)
+	}
+	return list
+}
+
 func serveHTTP(t *testing.T, a *relaytest.Pebble, m *Manager) {
 	t.Helper()
-	l, err := net.Listen("tcp", relaytest.Loopback(a.HTTP))
-	if err != nil {
-		t.Fatal(err)
-	}
 	s := &http.Server{Handler: m.HTTPChallenge(http.NotFoundHandler())}
-	go s.Serve(l)
+	for _, l := range doors(t, a.HTTP) {
+		go s.Serve(l)
+	}
 	t.Cleanup(func() { s.Close() })
 }
 
 func serveTLS(t *testing.T, a *relaytest.Pebble, m *Manager) {
 	t.Helper()
-	l, err := tls.Listen("tcp", relaytest.Loopback(a.TLS), &tls.Config{GetCertificate: m.TLSChallenge, NextProtos: []string{"acme-tls/1"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
+	config := &tls.Config{GetCertificate: m.TLSChallenge, NextProtos: []string{"acme-tls/1"}}
+	for _, l := range doors(t, a.TLS) {
+		go func() {
+			for {
+				conn, err := l.Accept()
+				if err != nil {
+					return
+				}
+				go func() {
+					_ = tls.Server(conn, config).Handshake()
+					conn.Close()
+				}()
 			}
-			go func() {
-				_ = conn.(*tls.Conn).Handshake()
-				conn.Close()
-			}()
-		}
-	}()
+		}()
+	}
 }
 
 // next waits for a certificate and checks whom it is for.
@@ -133,10 +150,10 @@ func (c *client) next(name string) got {
 // problem waits until name has failed for a cause, and checks what is said of it.
 func (c *client) problem(cause Cause, want ...string) {
 	c.t.Helper()
-	for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
-		text := c.log.String()
-		i := strings.Index(text, "cause="+string(cause))
-		if i >= 0 {
+	patient := time.After(patience)
+	for {
+		text, more := c.log.next()
+		if i := strings.Index(text, "cause="+string(cause)); i >= 0 {
 			line := text[strings.LastIndexByte(text[:i], '\n')+1 : i]
 			for _, w := range append(want, "hint: ") {
 				if !strings.Contains(line, w) {
@@ -145,8 +162,20 @@ func (c *client) problem(cause Cause, want ...string) {
 			}
 			return
 		}
-		if time.Now().After(deadline) {
+		select {
+		case <-more:
+		case <-patient:
 			c.t.Fatalf("%s was never reported: %+v", cause, c.Stats())
 		}
 	}
+}
+
+// next returns what is written by now, and a channel that more closes.
+func (l *logText) next() (text string, more <-chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.more == nil {
+		l.more = make(chan struct{})
+	}
+	return l.text.String(), l.more
 }

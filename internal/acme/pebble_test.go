@@ -4,6 +4,7 @@ package acme
 
 import (
 	"crypto/x509"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -108,6 +109,137 @@ func TestAddressByTLS(t *testing.T) {
 	a := relaytest.NewPebble(t, nil)
 	a.Start()
 	newClient(t, a, Options{IPs: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, TLS: true}).next("127.0.0.1")
+}
+
+// A relay with both families: each address has a certificate of its own.
+func TestAddressesOfBothFamilies(t *testing.T) {
+	needIPv6(t)
+	a := relaytest.NewPebble(t, nil)
+	a.Start()
+	c := newClient(t, a, Options{
+		IPs: []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback()}, IPProfile: ShortLived, HTTP: true, TLS: true,
+	})
+	leaves := map[string]*x509.Certificate{}
+	for range 2 {
+		select {
+		case g := <-c.got:
+			leaves[g.name] = g.leaf
+		case <-time.After(patience):
+			t.Fatalf("no certificate: %+v", c.Stats())
+		}
+	}
+	for _, address := range []string{"127.0.0.1", "::1"} {
+		leaf := leaves[address]
+		if leaf == nil {
+			t.Fatalf("there is none for %s, only %v", address, leaves)
+		}
+		if err := leaf.VerifyHostname(address); err != nil || len(leaf.IPAddresses) != 1 || len(leaf.DNSNames) != 0 {
+			t.Errorf("the certificate of %s is for %v and %v: %v", address, leaf.IPAddresses, leaf.DNSNames, err)
+		}
+		if life := leaf.NotAfter.Sub(leaf.NotBefore).Round(time.Hour); life != 6*24*time.Hour {
+			t.Errorf("the certificate of %s lives %v, want six days", address, life)
+		}
+	}
+}
+
+// One way at a time, so that each is seen to work.
+func TestAddressOfIPv6(t *testing.T) {
+	needIPv6(t)
+	for name, o := range map[string]Options{"http": {HTTP: true}, "tls": {TLS: true}} {
+		t.Run(name, func(t *testing.T) {
+			a := relaytest.NewPebble(t, nil)
+			a.Start()
+			o.IPs = []netip.Addr{netip.IPv6Loopback()}
+			newClient(t, a, o).next("::1")
+		})
+	}
+}
+
+// needIPv6 skips where ::1 cannot be listened on.
+func needIPv6(t *testing.T) {
+	t.Helper()
+	l, err := net.Listen("tcp", "[::1]:0")
+	if err != nil {
+		t.Skipf("SKIPPED: certificates for IPv6 addresses need ::1, which this machine lacks: %v", err)
+	}
+	l.Close()
+}
+
+// The authority refuses one name and certifies the other.
+func TestDomainBesideARefusedOne(t *testing.T) {
+	a := relaytest.NewPebble(t, nil)
+	a.Start()
+	c := newClient(t, a, Options{Names: []string{"blocked.example", "relay.example"}, HTTP: true})
+	c.next("relay.example")
+	c.problem(CauseName, "blocked.example", "acme_name")
+	s := c.Stats().Names
+	if len(s) != 2 || s[0].Name != "blocked.example" || s[0].Problem == "" || s[0].Next == nil || !s[0].NotAfter.IsZero() ||
+		s[1].Obtained != 1 || s[1].Problem != "" {
+		t.Errorf("stats %+v", s)
+	}
+}
+
+// asked is a name that no other test has: certmagic remembers for a whole process
+// which ones failed lately, and lets them wait.
+const asked = "asked.example"
+
+// The authority asks for a renewal, by ACME Renewal Information, long before the
+// certificate ends.
+func TestRenewalOnRequest(t *testing.T) {
+	a := relaytest.NewPebble(t, func(pebble map[string]any) { // which would else take any of its profiles
+		pebble["profiles"] = map[string]any{"default": map[string]any{"description": "three months", "validityPeriod": 7776000}}
+	})
+	a.Start()
+	o := Options{Names: []string{asked}, HTTP: true, CheckEvery: time.Second, Storage: filepath.Join(t.TempDir(), "acme")}
+	c := newClient(t, a, o)
+	first := c.next(asked)
+	if left := time.Until(first.leaf.NotAfter); left < 80*24*time.Hour {
+		t.Fatalf("the certificate ends in %v: it is renewed for that", left)
+	}
+	c.stop()
+	a.AskForRenewal(first.pair.Certificate[0])
+	forgetWhenToAsk(t, o.Storage)
+	elsewhere := *a // the first listener is still there
+	elsewhere.HTTP = relaytest.FreePorts(t, 1)[0]
+	o.HTTP, o.TLS = false, true
+	c = newClient(t, &elsewhere, o)
+	if again := c.next(asked); !again.leaf.Equal(first.leaf) {
+		t.Fatal("the stored certificate was not used")
+	}
+	if second := c.next(asked); second.leaf.Equal(first.leaf) {
+		t.Error("the same certificate again")
+	}
+}
+
+// forgetWhenToAsk lets the next run ask for renewal information at once: Pebble
+// says that six hours are soon enough, and that is stored with the certificate.
+func forgetWhenToAsk(t *testing.T, storage string) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(storage, "certificates", "*", asked, asked+".json"))
+	if err != nil || len(files) != 1 {
+		t.Fatalf("%q, %v", files, err)
+	}
+	text, err := os.ReadFile(files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all, issuer, info map[string]any
+	if err := json.Unmarshal(text, &all); err != nil {
+		t.Fatal(err)
+	}
+	if issuer, _ = all["issuer_data"].(map[string]any); issuer != nil {
+		info, _ = issuer["renewal_info"].(map[string]any)
+	}
+	if info["_retryAfter"] == nil {
+		t.Fatalf("no renewal information was kept: %s", text)
+	}
+	info["_retryAfter"] = time.Now().Add(-time.Minute)
+	if text, err = json.Marshal(all); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(files[0], text, 0o600); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestRenewal(t *testing.T) {

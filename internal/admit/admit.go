@@ -116,17 +116,26 @@ func (anySource) Peek(Request) (Verdict, bool) { return Verdict{Answer: Allow}, 
 // Keys returns the source that allows exactly these keys, from any address. The
 // zero key is no key and is left out.
 func Keys(keys ...key.Public) Source {
-	s := make(keysSource, len(keys))
+	s := make(map[key.Public]Member, len(keys))
 	for _, k := range keys {
+		s[k] = Member{}
+	}
+	return Members(s)
+}
+
+// Members is Keys for keys of which something is known. It keeps a copy.
+func Members(members map[key.Public]Member) Source {
+	s := make(keysSource, len(members))
+	for k, m := range members {
 		if !k.IsZero() {
-			s[k] = struct{}{}
+			s[k] = m
 		}
 	}
 	return s
 }
 
-// keysSource is never written after Keys has returned it.
-type keysSource map[key.Public]struct{}
+// keysSource is never written after Members has returned it.
+type keysSource map[key.Public]Member
 
 func (keysSource) Name() string { return "keys" }
 
@@ -136,8 +145,8 @@ func (s keysSource) Decide(_ context.Context, r Request) (Verdict, error) {
 }
 
 func (s keysSource) Peek(r Request) (Verdict, bool) {
-	if _, ok := s[r.Key]; ok {
-		return Verdict{Answer: Allow}, true
+	if m, ok := s[r.Key]; ok {
+		return Verdict{Answer: Allow, Member: m}, true
 	}
 	return Verdict{}, true
 }

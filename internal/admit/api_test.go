@@ -289,7 +289,7 @@ func TestKeysFile(t *testing.T) {
 	}
 	for text, want := range map[string]string{
 		"\n\nmkey:" + strings.Repeat("0", 64): "line 3", "discokey:00": "is no node key",
-		"nodekey:" + strings.Repeat("0", 64): "all zeros", numbered(1).String() + " " + strings.Repeat("x", 300): "longer than" + "",
+		"nodekey:" + strings.Repeat("0", 64): "all zero", numbered(1).String() + " " + strings.Repeat("x", 300): "longer than" + "",
 	} {
 		if _, err := ParseKeys([]byte(text)); err == nil || want != "longer than" && !strings.Contains(err.Error(), want) {
 			t.Errorf("%.40q: %v", text, err)

@@ -170,9 +170,6 @@ func ParseKeys(text []byte) (map[key.Public]Member, error) {
 		if err != nil {
 			return nil, fmt.Errorf("line %d: %w; hint: %s", n, err, keyHint(words[0]))
 		}
-		if k.IsZero() {
-			return nil, fmt.Errorf("line %d: the key is all zeros; hint: it belongs to nobody; remove the line", n)
-		}
 		var m Member
 		if len(words) > 1 {
 			m.Name, m.Tags = words[1], words[2:]

@@ -241,6 +241,9 @@ func TestListAfterARestart(t *testing.T) {
 		}
 		x.want(3, Unavailable) // the first list has not come
 		time.Sleep(30 * time.Second)
+		l.mu.Lock()
+		l.slow = 0
+		l.mu.Unlock()
 		l.set(nil, 2)
 		time.Sleep(2 * DefaultRefresh)
 		synctest.Wait()

@@ -41,7 +41,7 @@ func TestBadInput(t *testing.T) {
 		"a megabyte of zeros":      {cert: strings.Repeat("\x00", 1<<20), key: key, want: "is not PEM", hint: "-----BEGIN"},
 		"key a megabyte of zeros":  {cert: cert, key: strings.Repeat("\x00", 1<<20), want: "is not PEM", hint: "-----BEGIN"},
 		"more than a megabyte":     {cert: strings.Repeat("\x00", 1<<20+1), key: key, want: "larger than 1048576 bytes", hint: "check that"},
-		"two pairs for one name":   {cert: cert, key: key, also: second, want: `are both for "a.example"`, hint: "remove one of them"},
+		"two pairs for one name":   {cert: cert, key: key, also: second, want: `are both for "a.example"`, hint: "take one of them out"},
 		"half of a chain":          {cert: cert[:len(cert)-40], key: key, want: "damaged or cut short", hint: "write the file again"},
 		"empty, as on a full disk": {cert: "\n", key: key, want: "it is not PEM", hint: "-----BEGIN"},
 	} {
@@ -108,5 +108,5 @@ func TestPairsThatOverlapAndMay(t *testing.T) {
 		t.Error(err)
 	}
 	wantError(t, checkOverlap([]*Certificate{exact, wild, loaded(t, &ca, "A.Example.com", "b.example.com")}),
-		`are both for "a.example.com"`, "ECDSA", "; hint: remove one")
+		`are both for "a.example.com"`, "ECDSA", "; hint: take one of them out")
 }

@@ -53,7 +53,7 @@ func checkOverlap(certs []*Certificate) error {
 			of := name + " " + c.keyType()
 			if other := holder[of]; other != nil {
 				return fault(fmt.Sprintf("certificates %s and %s are both for %q, with keys of one type (%s)", other.certFile, c.certFile, name, c.keyType()),
-					"remove one of them; a name may have one certificate of each key type, and a wildcard beside it")
+					"take one of them out of cert and cert_pair; a name may have one certificate of each key type, and a wildcard beside it")
 			}
 			holder[of] = c
 		}

@@ -154,7 +154,7 @@ func (w *Watcher) doubt(f *found, now time.Time, asked bool) (again bool) {
 		w.refused.Add(1)
 	}
 	f.told = f.seen
-	w.Logger.Warn("the certificate files are refused; the old certificate is still served",
+	w.Logger.Warn("the certificate files are refused; the old certificate is still served, until right files are in their place (no restart is needed)",
 		"file", f.CertFile, "key_file", f.KeyFile, "err", f.err, "old_not_after", f.current.NotAfter())
 	return false
 }

@@ -37,11 +37,17 @@ const (
 // closes it by itself.
 const RotationUnused = 7 * 24 * time.Hour
 
+// Place is where the second port is.
+type Place struct {
+	Listen     string `json:"listen"`                // as a listen setting
+	PublicPort int    `json:"public_port,omitempty"` // TCP port that clients dial for it; 0: that of Listen
+}
+
 // Rotation is the change of a pinned certificate for a new one, as it is kept
 // beside the certificate. The command changes it, the relay follows.
 type Rotation struct {
-	Phase  Phase     `json:"phase"`
-	Listen string    `json:"listen"`  // second port, as a listen setting
+	Phase Phase `json:"phase"`
+	Place
 	Since  time.Time `json:"since"`   // when the phase began, UTC
 	NewPin string    `json:"new_pin"` // as the map's CertName; empty with Authority
 	// Authority: the new certificate is not a pin but that of a certificate
@@ -89,8 +95,8 @@ func LoadRotation(certFile, keyFile string) (Rotation, error) {
 }
 
 // BeginRotation makes a new pair for names and the state that says that it is
-// served on listen. It returns ErrRotating when there is one already.
-func BeginRotation(certFile, keyFile, listen string, names []string, now time.Time) (Rotation, error) {
+// served at that place. It returns ErrRotating when there is one already.
+func BeginRotation(certFile, keyFile string, at Place, names []string, now time.Time) (Rotation, error) {
 	if _, err := LoadRotation(certFile, keyFile); !errors.Is(err, ErrNoRotation) {
 		return Rotation{}, errors.Join(ErrRotating, err)
 	}
@@ -107,16 +113,16 @@ func BeginRotation(certFile, keyFile, listen string, names []string, now time.Ti
 	os.Remove(nextCert + ".lock") // it is of no further use, and is made again when wanted
 	likeOwner(nextCert, certFile)
 	likeOwner(nextKey, keyFile)
-	r := Rotation{Phase: PhaseBoth, Listen: listen, Since: now.UTC().Truncate(time.Second), NewPin: c.Pin()}
+	r := Rotation{Phase: PhaseBoth, Place: at, Since: now.UTC().Truncate(time.Second), NewPin: c.Pin()}
 	return r, r.save(certFile)
 }
 
 // BeginAuthorityRotation is BeginRotation towards an authority's certificate.
-func BeginAuthorityRotation(certFile, keyFile, listen string, now time.Time) (Rotation, error) {
+func BeginAuthorityRotation(certFile, keyFile string, at Place, now time.Time) (Rotation, error) {
 	if _, err := LoadRotation(certFile, keyFile); !errors.Is(err, ErrNoRotation) {
 		return Rotation{}, errors.Join(ErrRotating, err)
 	}
-	r := Rotation{Phase: PhaseBoth, Listen: listen, Since: now.UTC().Truncate(time.Second), Authority: true}
+	r := Rotation{Phase: PhaseBoth, Place: at, Since: now.UTC().Truncate(time.Second), Authority: true}
 	return r, r.save(certFile)
 }
 

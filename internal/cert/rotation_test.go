@@ -35,11 +35,11 @@ func TestRotation(t *testing.T) {
 		t.Fatalf("before: %v", err)
 	}
 	now := time.Date(2026, 11, 25, 3, 0, 0, 500, time.UTC)
-	r, err := BeginRotation(certFile, keyFile, ":8444", []string{"192.0.2.1"}, now)
+	r, err := BeginRotation(certFile, keyFile, Place{Listen: ":8444"}, []string{"192.0.2.1"}, now)
 	if err != nil || r.Phase != PhaseBoth || r.NewPin == old || r.Listen != ":8444" {
 		t.Fatalf("begin: %+v, %v", r, err)
 	}
-	if _, err := BeginRotation(certFile, keyFile, ":8445", nil, now); !errors.Is(err, ErrRotating) {
+	if _, err := BeginRotation(certFile, keyFile, Place{Listen: ":8445"}, nil, now); !errors.Is(err, ErrRotating) {
 		t.Errorf("a second one: %v", err)
 	}
 	_, nextCert, nextKey := RotationFiles(certFile)
@@ -83,7 +83,7 @@ func TestRotation(t *testing.T) {
 func TestRotationInterrupted(t *testing.T) {
 	for _, moved := range []int{0, 1, 2} {
 		certFile, keyFile, _ := rotated(t)
-		r, err := BeginRotation(certFile, keyFile, ":8444", nil, time.Now())
+		r, err := BeginRotation(certFile, keyFile, Place{Listen: ":8444"}, nil, time.Now())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -109,7 +109,7 @@ func TestRotationInterrupted(t *testing.T) {
 
 func TestRotationGivenUp(t *testing.T) {
 	certFile, keyFile, old := rotated(t)
-	r, err := BeginRotation(certFile, keyFile, ":8444", nil, time.Now())
+	r, err := BeginRotation(certFile, keyFile, Place{Listen: ":8444"}, nil, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,7 +131,7 @@ func TestRotationDamaged(t *testing.T) {
 		if _, err := LoadRotation(certFile, keyFile); !errors.Is(err, want) {
 			t.Errorf("%s: %v", text, err)
 		}
-		if _, err := BeginRotation(certFile, keyFile, ":8444", nil, time.Now()); !errors.Is(err, ErrRotating) {
+		if _, err := BeginRotation(certFile, keyFile, Place{Listen: ":8444"}, nil, time.Now()); !errors.Is(err, ErrRotating) {
 			t.Errorf("%s: begun anew: %v", text, err)
 		}
 	}

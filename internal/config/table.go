@@ -106,7 +106,7 @@ func listenSettings() []setting {
 			Setting: Setting{
 				Name: "http_listen", Kind: KindAddress, Default: ":80 as root, off otherwise",
 				Usage: "TCP address of plain HTTP for captive-portal checks",
-				Note:  "Clients ask it on port 80 alone whether a network is behind a captive portal. No packet is relayed here. An address as for listen, or off.",
+				Note:  "Clients ask it on port 80 alone whether a network is behind a captive portal. With cert_mode acme the authority may ask here too (HTTP-01). No packet is relayed here. An address as for listen, or off.",
 			},
 			value: ":80", user: func(Host) string { return Off },
 			field: func(c *Config) any { return &c.HTTPListen },

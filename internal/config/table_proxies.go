@@ -24,7 +24,7 @@ func proxySettings() []setting {
 			Setting: Setting{
 				Name: "sni_route", Kind: KindList,
 				Usage: "NAME=HOST:PORT: hand TLS connections for NAME on, unopened; repeatable",
-				Note:  "NAME may be *.example.com, which leaves out the relay's own hostname. The target may be unix: and a path. With ,proxy_protocol=v2 behind it, it is told the client's address by a PROXY v2 header.",
+				Note:  "NAME may be *.example.com, which leaves out the relay's own hostname. The target may be unix: and a path. With ,proxy_protocol=v2 behind it, it is told the client's address by a PROXY v2 header. A connection on which nothing moves for an hour is closed.",
 			},
 			field: func(c *Config) any { return &c.SNIRoute },
 			check: func(c *Config) []fault { _, faults := parseRoutes(c.SNIRoute); return faults },

@@ -110,6 +110,7 @@ type authority struct {
 	log      *slog.Logger
 	subjects []string      // in the order of acme_name, domains first
 	settled  chan struct{} // closed once the mode is not acmeNew
+	changed  chan struct{} // closed once acmePin gives way to acmeCA after the start; made by loadStored
 	serve    func([]*cert.Certificate) error
 
 	mu   sync.Mutex
@@ -181,6 +182,9 @@ func (u *authority) setMode(m acmeMode) error {
 	if err != nil {
 		return fmt.Errorf("keep what clients hold: %w; hint: let this user write to the state directory", err)
 	}
+	if u.mode == acmePin && m == acmeCA && u.changed != nil {
+		close(u.changed) // there is no way back, so this comes once
+	}
 	u.mode = m
 	return nil
 }
@@ -216,6 +220,7 @@ func (u *authority) loadStored() {
 			u.take(s, certPEM, keyPEM)
 		}
 	}
+	u.changed = make(chan struct{}) // nobody has been told a map before
 }
 
 // take is given each certificate that there is, and serves it if clients expect one.
@@ -227,7 +232,11 @@ func (u *authority) take(subject string, certPEM, keyPEM []byte) {
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	first := u.have[u.subjects[0]] == nil
 	u.have[subject] = c
+	if first && u.changed != nil { // not one that was there at the start, of which settle reminds
+		defer u.remindLocked()
+	}
 	wanted := u.mode == acmeNew || u.mode == acmePin && u.cfg.ACMESwitch
 	if wanted && u.have[u.subjects[0]] != nil {
 		was := u.mode
@@ -347,7 +356,15 @@ func (u *authority) giveUpFirst() error {
 func (u *authority) remind() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.mode == acmePin && u.have[u.subjects[0]] != nil {
+	u.remindLocked()
+}
+
+// remindLocked is remind for who holds mu.
+func (u *authority) remindLocked() {
+	if u.mode != acmePin || u.have[u.subjects[0]] == nil {
+		return
+	}
+	if r, err := rotationOf(u.cfg); err == nil && r.Phase == "" {
 		u.log.Warn("the authority's certificate is ready, and clients are still shown the pinned one, as their map says; " +
 			"hint: change over without cutting anybody off by detour cert rotate --port PORT, or, where that does not matter, " +
 			"paste the map of detour map --acme-switch and restart with --acme-switch")
@@ -408,6 +425,31 @@ func (d *Daemon) Settled() <-chan struct{} {
 	done := make(chan struct{})
 	close(done)
 	return done
+}
+
+// Changed is closed once clients that hold the relay's map need another one: with
+// cert_mode acme, when the authority's certificate has taken the pin's place. It is
+// nil without.
+func (d *Daemon) Changed() <-chan struct{} {
+	if d.acme == nil {
+		return nil
+	}
+	return d.acme.changed
+}
+
+// ReadyToRotate reports whether an authority's certificate waits to take the pin's
+// place, by `detour cert rotate`.
+func ReadyToRotate(c config.Config) bool {
+	if c.CertMode != config.CertACME || c.ACMESwitch {
+		return false
+	}
+	mode, err := loadACMEMode(c)
+	if err != nil || mode != acmePin {
+		return false
+	}
+	c.ACMESwitch = true // what it would be served then
+	next, err := loadACMECert(c)
+	return err == nil && next != nil
 }
 
 // loadACMECert returns the certificate that the relay's map is made for; nil where

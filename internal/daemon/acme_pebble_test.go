@@ -30,6 +30,14 @@ func leaks() []goleak.Option {
 // issuerOf returns the roots that the authority issues under.
 func issuerOf(t *testing.T, a *relaytest.Pebble) *x509.CertPool {
 	t.Helper()
+	pool := x509.NewCertPool()
+	addIssuer(t, a, pool)
+	return pool
+}
+
+// addIssuer has a pool trust what the authority issues.
+func addIssuer(t *testing.T, a *relaytest.Pebble, pool *x509.CertPool) {
+	t.Helper()
 	ask := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: a.Roots}}}
 	answer, err := ask.Get(a.RootURL())
 	if err != nil {
@@ -40,11 +48,9 @@ func issuerOf(t *testing.T, a *relaytest.Pebble) *x509.CertPool {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(text) {
 		t.Fatal("no root")
 	}
-	return pool
 }
 
 // A new relay, with its own listeners where the authority asks: no map with a pin

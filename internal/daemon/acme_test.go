@@ -133,6 +133,7 @@ func newCourse(t *testing.T, c config.Config) *course {
 		t.Fatal(err)
 	}
 	u.serve = func(list []*cert.Certificate) error { k.served = list; return nil }
+	u.loadStored()
 	k.authority = u
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
@@ -149,12 +150,17 @@ func newCourse(t *testing.T, c config.Config) *course {
 // issue hands over a certificate that is valid for life from now on.
 func (k *course) issue(life time.Duration) {
 	k.t.Helper()
+	k.issueFor(acmeName, life)
+}
+
+func (k *course) issueFor(name string, life time.Duration) {
+	k.t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		k.t.Fatal(err)
 	}
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), NotBefore: time.Now(), NotAfter: time.Now().Add(life), DNSNames: []string{acmeName},
+		SerialNumber: big.NewInt(1), NotBefore: time.Now(), NotAfter: time.Now().Add(life), DNSNames: []string{name},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
@@ -164,7 +170,7 @@ func (k *course) issue(life time.Duration) {
 	if err != nil {
 		k.t.Fatal(err)
 	}
-	k.take(acmeName, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+	k.take(name, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
 		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}))
 }
 
@@ -211,18 +217,26 @@ func TestFirstCertificateTooLate(t *testing.T) {
 		k.want(acmePin, true, 0)
 		k.issue(90 * 24 * time.Hour)
 		k.want(acmePin, true, 0) // clients hold the pin
+		k.issue(90 * 24 * time.Hour)
 		time.Sleep(3 * acmeRemind)
 		synctest.Wait()
-		if n := strings.Count(k.log.String(), "certificate is ready"); n != 3 {
-			t.Errorf("reminded %d times in three days:\n%s", n, k.log)
+		if n := strings.Count(k.log.String(), "certificate is ready"); n != 4 {
+			t.Errorf("reminded %d times at once and in three days:\n%s", n, k.log)
 		}
 	})
 	c.ACMESwitch = true
 	synctest.Test(t, func(t *testing.T) {
 		k := newCourse(t, c)
 		k.want(acmePin, true, 0) // not before there is something to change over to
+		select {
+		case <-k.changed:
+			t.Error("a new map is printed before there is a new certificate")
+		default:
+		}
 		k.issue(90 * 24 * time.Hour)
 		k.want(acmeCA, true, 1)
+		<-k.changed
+		k.issue(90 * 24 * time.Hour)
 	})
 	c.ACMESwitch = false // it may be left out again
 	synctest.Test(t, func(t *testing.T) {
@@ -253,6 +267,39 @@ func TestHealthOfAuthorityCertificates(t *testing.T) {
 		wantProblem(79*day, "") // it was to be renewed at 60
 		wantProblem(81*day, "its renewal fails")
 		wantProblem(91*day, "expired")
+	})
+}
+
+// What is there is served, and health says what is not, whichever of two names
+// fails; without the first there is no reason to leave the pin.
+func TestOneOfTwoNames(t *testing.T) {
+	const other = "other.example"
+	c := acmeConfig(t)
+	c.ACMEName = []string{acmeName, other}
+	synctest.Test(t, func(t *testing.T) {
+		k := newCourse(t, c)
+		k.issueFor(other, 90*24*time.Hour)
+		k.want(acmeNew, false, 0)
+		time.Sleep(acmeFirstWait + time.Second)
+		k.want(acmePin, true, 0)
+		if list := k.problems(time.Now()); len(list) != 0 {
+			t.Errorf("%q, though clients are shown the pin", list)
+		}
+	})
+	c = acmeConfig(t)
+	c.ACMEName = []string{acmeName, other}
+	synctest.Test(t, func(t *testing.T) {
+		k := newCourse(t, c)
+		k.issue(90 * 24 * time.Hour)
+		k.want(acmeCA, true, 1)
+		if list := k.problems(time.Now()); len(list) != 1 || !strings.Contains(list[0], "no certificate for "+other) {
+			t.Errorf("problems %q, want the other name's", list)
+		}
+		k.issueFor(other, 90*24*time.Hour)
+		k.want(acmeCA, true, 2)
+		if list := k.problems(time.Now()); len(list) != 0 {
+			t.Errorf("problems %q", list)
+		}
 	})
 }
 

@@ -133,30 +133,3 @@ func (d *Daemon) newGate() (*admit.Gate, error) {
 		Hint: d.admitHint(),
 	}), nil
 }
-
-// admissionSource makes the source that an entry names.
-func (d *Daemon) admissionSource(tenant string, e config.Entry) (admit.Source, error) {
-	switch e.Kind {
-	case config.AdmitAny:
-		return admit.Any(), nil
-	case config.AdmitAsk:
-		return d.book.Ask(tenant), nil
-	case config.AdmitKeys:
-		return d.inlineKeys()
-	}
-	return nil, nil
-}
-
-// inlineKeys is the source of the setting admit_key.
-func (d *Daemon) inlineKeys() (admit.Source, error) {
-	var keys []key.Public
-	for _, entry := range d.cfg.AdmitKey {
-		text, _ := config.NamedKey(entry)
-		k, err := key.ParsePublic(text)
-		if err != nil {
-			return nil, fmt.Errorf("admit_key: %w", err)
-		}
-		keys = append(keys, k)
-	}
-	return admit.Keys(keys...), nil
-}

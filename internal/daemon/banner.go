@@ -25,6 +25,17 @@ func (d *Daemon) Banner(w io.Writer) error {
 	return err
 }
 
+// Remap writes the DERP map that takes the old one's place once Changed is closed.
+func (d *Daemon) Remap(w io.Writer) error {
+	b := strings.Builder{}
+	b.WriteString("\nClients are shown the authority's certificate from now on, and refuse it while their map has the pin.\n\n")
+	if err := d.maps(&b); err != nil {
+		return err
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
 func (d *Daemon) whereabouts(b *strings.Builder) {
 	row := func(name, where, what string) {
 		if where != config.Off && what != "" {
@@ -88,7 +99,7 @@ func (d *Daemon) firewall(b *strings.Builder) {
 		all = append(all, open{"TCP", door.PublicPort, door.Address})
 	}
 	if r, err := rotationOf(d.cfg); err == nil && r.Phase != "" {
-		all = append(all, open{"TCP", 0, r.Listen})
+		all = append(all, open{"TCP", r.PublicPort, r.Listen})
 	}
 	all = append(all, open{"UDP", d.cfg.PublicSTUNPort, d.cfg.STUNListen})
 	for _, s := range d.cfg.AlsoSTUNListen {

@@ -73,13 +73,15 @@ func (d *Daemon) doorPart(name string, e *entrance) part {
 	return part{name, func(ctx context.Context) error { return door.Serve(ctx, handle) }}
 }
 
-// closeDoors stops accepting at the ports of TLS. Who is connected stays.
+// closeDoors has the ports of TLS refuse connections. Who is connected stays.
 func (d *Daemon) closeDoors() {
 	d.doorsMu.Lock()
 	defer d.doorsMu.Unlock()
 	for _, e := range d.doors {
 		if e.tls && !e.closed {
-			_ = e.Close() // what is closed already is what is wanted
+			if e.Rest() != nil { // then it has to be bound again
+				_ = e.Close() // what is closed already is what is wanted
+			}
 			e.closed = true
 		}
 	}
@@ -97,7 +99,8 @@ func (d *Daemon) openConnections() (n int64) {
 	return n
 }
 
-// openDoors binds what closeDoors has closed again, and returns what serves it.
+// openDoors opens what closeDoors has closed, and returns what serves those that
+// had to be bound again.
 func (d *Daemon) openDoors(ctx context.Context) (opened []part, err error) {
 	var shut []*entrance
 	d.doorsMu.Lock()
@@ -108,13 +111,19 @@ func (d *Daemon) openDoors(ctx context.Context) (opened []part, err error) {
 	}
 	d.doorsMu.Unlock()
 	for _, e := range shut { // nobody else opens or closes one
-		door, err := listen.Listen(ctx, e.address, e.options)
-		if err != nil {
-			return opened, err
+		door := e.Door
+		again := door.Wake() != nil
+		if again {
+			if door, err = listen.Listen(ctx, e.address, e.options); err != nil {
+				return opened, err
+			}
+			_ = e.Close() // as it should be already, or cannot be woken
 		}
 		d.doorsMu.Lock()
 		e.Door, e.closed = door, false
-		opened = append(opened, d.doorPart("listener "+e.Where(), e))
+		if again {
+			opened = append(opened, d.doorPart("listener "+e.Where(), e))
+		}
 		d.doorsMu.Unlock()
 	}
 	return opened, nil

@@ -114,7 +114,7 @@ func TestBadFilesAtTheStart(t *testing.T) {
 		"expired":               {expired.cert, expired.key, nil, []string{"expired at", "renew it"}},
 		"a directory":           {dir, good.key, nil, []string{"is a directory"}},
 		"zeros":                 {zeros, good.key, nil, []string{"is not PEM"}},
-		"two for one name":      {good.cert, good.key, []string{other.cert + "," + other.key}, []string{"are both for \"relay.example.org\"", "remove one"}},
+		"two for one name":      {good.cert, good.key, []string{other.cert + "," + other.key}, []string{"are both for \"relay.example.org\"", "take one of them out"}},
 		"wrong pair":            {good.cert, good.key, []string{zeros}, []string{"zeros.pem", "is not PEM"}},
 		"key of another (pair)": {"", "", []string{good.cert + "," + other.key}, []string{"is not the key of"}},
 		"missing (pair)":        {good.cert, good.key, []string{dir + "/none.pem"}, []string{"none.pem", "check the path given by --cert-pair"}},

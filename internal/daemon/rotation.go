@@ -30,7 +30,7 @@ func rotates(c config.Config) bool {
 func ReopensByRestart(c config.Config) bool {
 	const privileged = 1024 // ports below it need root
 	for _, d := range c.Doors() {
-		if c.RunAs != "" && d.TLS && portOf(d.Address) < privileged {
+		if c.RunAs != "" && !listen.KeepsAddress && d.TLS && portOf(d.Address) < privileged {
 			return true
 		}
 	}
@@ -46,14 +46,13 @@ type rotation struct {
 	parts sync.WaitGroup
 
 	// Owned by serve.
-	phase    cert.Phase         // that the ports are in; empty: no rotation
-	second   *listen.Door       // also in Daemon.secondDoor
-	serves   cert.Rotation      // what second was opened for
-	server   *web.Server        // of second
-	stop     context.CancelFunc // ends the second port
-	upgrades uint64             // of the port that is to go, when last looked at
-	used     time.Time          // when that had changed
-	told     string             // the last error, said once
+	phase    cert.Phase    // that the ports are in; empty: no rotation
+	second   *listen.Door  // also in Daemon.secondDoor
+	serves   cert.Rotation // what second was opened for
+	server   *web.Server   // of second
+	upgrades uint64        // of the port that is to go, when last looked at
+	used     time.Time     // when that had changed
+	told     string        // the last error, said once
 }
 
 // serve follows until ctx is done.
@@ -127,13 +126,13 @@ func (r *rotation) enter(ctx context.Context, want cert.Rotation) error {
 		}
 		return r.reopen(ctx)
 	case "":
-		if r.stop != nil {
+		if r.second != nil {
 			if r.d.acme != nil {
 				_, _ = r.d.acme.lend(nil) // there is nothing to lend
 			}
 			r.d.secondDoor.Store(nil)
-			r.stop()
-			r.second, r.stop = nil, nil
+			_ = r.second.Close() // who is connected there stays
+			r.second = nil
 		}
 		return r.reopen(ctx)
 	}
@@ -153,13 +152,17 @@ func (r *rotation) openSecond(ctx context.Context, want cert.Rotation) error {
 	if err != nil {
 		return fmt.Errorf("open the second port of the rotation: %w", err)
 	}
-	ctx, stop := context.WithCancel(ctx)
 	o := r.d.webOptions
 	o.TLS = source.TLSConfig()
 	server := web.New(o)
-	r.run(func() error { return server.Serve(ctx) })
-	r.run(func() error { return door.Serve(ctx, server.ServeConn) })
-	r.second, r.stop, r.server, r.serves = door, stop, server, want
+	// The server must outlive the port for those who came by it, who may stay for weeks.
+	left, stop := context.WithCancel(ctx)
+	r.run(func() error { return server.Serve(left) })
+	r.run(func() error {
+		defer stop()
+		return door.Serve(ctx, server.ServeConn)
+	})
+	r.second, r.server, r.serves = door, server, want
 	r.d.secondDoor.Store(door)
 	return nil
 }

@@ -57,8 +57,11 @@ func TestRotationToTheAuthority(t *testing.T) {
 	}
 	defer veteran.Close()
 
+	if ReadyToRotate(c) {
+		t.Error("ready without a certificate")
+	}
 	second := freePort(t)
-	if _, err := BeginRotation(c, second); err == nil || !strings.Contains(err.Error(), "no certificate yet") {
+	if _, err := BeginRotation(c, cert.Place{Listen: second}); err == nil || !strings.Contains(err.Error(), "no certificate yet") {
 		t.Errorf("begun without a certificate: %v", err)
 	}
 	i := issue(t, acmeName, time.Now().AddDate(0, 3, 0))
@@ -74,7 +77,10 @@ func TestRotationToTheAuthority(t *testing.T) {
 		}
 		d.Close()
 	}
-	r, err := BeginRotation(c, second)
+	if log := b.log.String(); !strings.Contains(log, "detour cert rotate --port PORT") || !ReadyToRotate(c) {
+		t.Errorf("nobody is told that the certificate is there:\n%s", log)
+	}
+	r, err := BeginRotation(c, cert.Place{Listen: second})
 	if err != nil || !r.Authority {
 		t.Fatal(r, err)
 	}
@@ -116,7 +122,17 @@ func TestRotationToTheAuthority(t *testing.T) {
 	if m, err := loadACMEMode(c); err != nil || m != acmeCA {
 		t.Errorf("detour map would be made for %q, %v", m, err)
 	}
+	select {
+	case <-b.Changed():
+		t.Error("the map is printed again before clients need it")
+	default:
+	}
 	x.follow(time.Now())
+	<-b.Changed()
+	var again strings.Builder
+	if err := b.Remap(&again); err != nil || !strings.Contains(again.String(), "--- Headscale") || strings.Contains(again.String(), "sha256-raw") {
+		t.Errorf("printed again: %v\n%s", err, again.String())
+	}
 	trusting(main)
 	trusting(second)
 	if got := x.nodes(); len(got) != 1 || got[0] != node(main, "") {
@@ -133,8 +149,11 @@ func TestRotationToTheAuthority(t *testing.T) {
 	if m, err := readACMEMode(c); err != nil || m != acmeCA {
 		t.Errorf("mode %q, %v", m, err)
 	}
-	if _, err := BeginRotation(c, second); err == nil || !strings.Contains(err.Error(), "nothing to rotate") {
+	if _, err := BeginRotation(c, cert.Place{Listen: second}); err == nil || !strings.Contains(err.Error(), "nothing to rotate") {
 		t.Errorf("begun again: %v", err)
+	}
+	if ReadyToRotate(c) {
+		t.Error("there is more to change over to")
 	}
 	if origin := CertOrigin(c); !strings.HasPrefix(origin, "from the authority") {
 		t.Errorf("origin %q", origin)

@@ -3,8 +3,10 @@ package daemon
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"time"
@@ -20,7 +22,7 @@ func turn(r *derpmap.Relay, rot cert.Rotation) {
 		return
 	}
 	old := derpmap.Spare{Port: r.Port, TLS: r.TLS, Pin: r.Pin, NoIPv4: r.NoIPv4, NoIPv6: r.NoIPv6}
-	r.Port, r.Pin = portOf(rot.Listen), rot.NewPin
+	r.Port, r.Pin = secondPort(rot.Place), rot.NewPin
 	spares := r.Spare
 	r.Spare = nil
 	if rot.Phase == cert.PhaseBoth {
@@ -37,6 +39,14 @@ func turn(r *derpmap.Relay, rot cert.Rotation) {
 			r.Spare = append(r.Spare, s)
 		}
 	}
+}
+
+// secondPort is the port that clients dial for a place.
+func secondPort(at cert.Place) int {
+	if at.PublicPort != 0 {
+		return at.PublicPort
+	}
+	return portOf(at.Listen)
 }
 
 // rotationOf returns the rotation of these settings, and none when there is none.
@@ -56,9 +66,6 @@ func checkRotatable(c config.Config) error {
 	if !rotates(c) {
 		return errors.New("only a pinned certificate of the relay's own is rotated; hint: with --cert-mode files replace the files, which are read again by themselves")
 	}
-	if c.PublicPort != 0 {
-		return errors.New("the second port of a rotation has no public_port; hint: rotate by hand: a second relay on another port with the same --server-key, and a map that names both")
-	}
 	for _, d := range c.Doors() {
 		if d.TLS && (config.IsUnix(d.Address) || config.IsSystemd(d.Address) || portOf(d.Address) == 0) {
 			return fmt.Errorf("%s %s: a rotation closes the port and opens it again, which it can do with HOST:PORT alone; "+
@@ -69,30 +76,37 @@ func checkRotatable(c config.Config) error {
 }
 
 // BeginRotation makes the next certificate of a relay with these settings, to be
-// served on the second port, and has the running relay follow.
-func BeginRotation(c config.Config, listenOn string) (cert.Rotation, error) {
+// served on a second port, and has the running relay follow.
+func BeginRotation(c config.Config, at cert.Place) (cert.Rotation, error) {
 	if err := checkRotatable(c); err != nil {
 		return cert.Rotation{}, err
 	}
-	if c.RunAs != "" && portOf(listenOn) < 1024 {
+	switch {
+	case c.PublicPort != 0 && at.PublicPort == 0:
+		return cert.Rotation{}, fmt.Errorf("clients dial another port (public_port %d) than the relay has, and so they will for the second one; "+
+			"hint: have a port lead to it, and name that with --published-as", c.PublicPort)
+	case at.PublicPort != 0 && at.PublicPort == dialledPort(c.Doors()[0]):
+		return cert.Rotation{}, fmt.Errorf("--published-as %d is the relay's own; hint: name the port that leads to the second one", at.PublicPort)
+	}
+	if c.RunAs != "" && portOf(at.Listen) < 1024 {
 		return cert.Rotation{}, errors.New("a relay that has given up root (run_as) cannot open a port below 1024; hint: take a higher one for --port")
 	}
 	if _, err := cert.LoadPin(c.Cert, c.Key, time.Now()); err != nil {
 		return cert.Rotation{}, err
 	}
 	if c.CertMode == config.CertACME {
-		return beginAuthorityRotation(c, listenOn)
+		return beginAuthorityRotation(c, at)
 	}
 	interfaces, err := InterfaceAddrs()
 	if err != nil {
 		return cert.Rotation{}, err
 	}
-	return cert.BeginRotation(c.Cert, c.Key, listenOn, certNames(c, publishedAddrs(c, interfaces)), time.Now())
+	return cert.BeginRotation(c.Cert, c.Key, at, certNames(c, publishedAddrs(c, interfaces)), time.Now())
 }
 
 // beginAuthorityRotation begins the change from the pin to the certificate that
 // the authority has given.
-func beginAuthorityRotation(c config.Config, listenOn string) (cert.Rotation, error) {
+func beginAuthorityRotation(c config.Config, at cert.Place) (cert.Rotation, error) {
 	mode, err := loadACMEMode(c)
 	if err != nil {
 		return cert.Rotation{}, err
@@ -112,19 +126,15 @@ func beginAuthorityRotation(c config.Config, listenOn string) (cert.Rotation, er
 	if next == nil {
 		return cert.Rotation{}, errors.New("the certificate authority has given no certificate yet; hint: the relay's log says why")
 	}
-	return cert.BeginAuthorityRotation(c.Cert, c.Key, listenOn, time.Now())
+	return cert.BeginAuthorityRotation(c.Cert, c.Key, at, time.Now())
 }
 
 // answerLimit bounds the look at the second port.
 const answerLimit = 5 * time.Second
 
 // CheckSecondPort says why the first port cannot be closed: the second one does not
-// answer on this machine with the certificate that it is to show. Where proxies must
-// name their clients it cannot be asked, and nil is returned.
+// answer on this machine with the certificate that it is to show.
 func CheckSecondPort(ctx context.Context, c config.Config, r cert.Rotation) error {
-	if len(c.ProxyProtocol) > 0 {
-		return nil
-	}
 	const hint = "is the relay running, and did it follow? Its log says; the old port stays open until then"
 	target := r.Listen
 	if host, port, err := net.SplitHostPort(target); err == nil {
@@ -138,14 +148,11 @@ func CheckSecondPort(ctx context.Context, c config.Config, r cert.Rotation) erro
 	}
 	ctx, cancel := context.WithTimeout(ctx, answerLimit)
 	defer cancel()
-	// Whose certificate it is, is what is looked at.
-	dialer := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true, ServerName: c.Hostname}}
-	conn, err := dialer.DialContext(ctx, "tcp", target)
+	leaf, err := shownAt(ctx, target, c)
 	if err != nil {
 		return fmt.Errorf("the second port %s does not answer: %w; hint: %s", r.Listen, err, hint)
 	}
-	defer conn.Close()
-	shown := cert.PinOf(conn.(*tls.Conn).ConnectionState().PeerCertificates[0])
+	shown := cert.PinOf(leaf)
 	if r.Authority {
 		old, err := cert.LoadPin(c.Cert, c.Key, time.Now())
 		if err == nil && old.Pin() == shown {
@@ -157,6 +164,31 @@ func CheckSecondPort(ctx context.Context, c config.Config, r cert.Rotation) erro
 		return fmt.Errorf("the second port %s shows another certificate (%s) than the new one; hint: %s", r.Listen, shown, hint)
 	}
 	return nil
+}
+
+// shownAt returns the certificate that a TLS port of a relay with these settings
+// shows, whosever it is.
+func shownAt(ctx context.Context, target string, c config.Config) (*x509.Certificate, error) {
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", target)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	if from, err := netip.ParseAddrPort(conn.LocalAddr().String()); err == nil {
+		for _, proxies := range c.Doors()[0].ProxyProtocol {
+			if proxies.Contains(from.Addr().Unmap()) { // this machine is one of the proxies
+				if _, err := io.WriteString(conn, "PROXY UNKNOWN\r\n"); err != nil {
+					return nil, err
+				}
+				break
+			}
+		}
+	}
+	client := tls.Client(conn, &tls.Config{InsecureSkipVerify: true, ServerName: c.Hostname})
+	if err := client.HandshakeContext(ctx); err != nil {
+		return nil, err
+	}
+	return client.ConnectionState().PeerCertificates[0], nil
 }
 
 // CheckEnd says why a rotation cannot be ended yet: the relay has not taken over

@@ -2,14 +2,18 @@ package daemon
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
+	"io"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/detour-relay/detour/internal/cert"
 	"github.com/detour-relay/detour/internal/client"
+	"github.com/detour-relay/detour/internal/config"
 )
 
 // turned is a relay whose rotation is driven by the test, and what it needs.
@@ -20,9 +24,14 @@ type turned struct {
 }
 
 // runTurned runs every part but the one that follows the rotation by itself.
-func runTurned(t *testing.T) *turned {
+func runTurned(t *testing.T, change ...func(*config.Config)) *turned {
 	t.Helper()
-	b := mustBuild(t, settings(t, open))
+	b := mustBuild(t, settings(t, func(c *config.Config) {
+		open(c)
+		for _, f := range change {
+			f(c)
+		}
+	}))
 	ctx, cancel := context.WithCancel(context.Background())
 	x := &turned{bed: b, rotation: &rotation{d: b.Daemon}, ctx: ctx}
 	var parts sync.WaitGroup
@@ -85,7 +94,7 @@ func TestRotation(t *testing.T) {
 	x.follow(time.Now())
 
 	second := freePort(t)
-	r, err := BeginRotation(x.cfg, second)
+	r, err := BeginRotation(x.cfg, cert.Place{Listen: second})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,6 +128,13 @@ func TestRotation(t *testing.T) {
 		t.Error("the old pin still fits")
 	}
 
+	o := x.options()
+	o.Addr, o.CertName, o.WebSocket = second, r.NewPin, true
+	browser, err := client.Dial(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer browser.Close()
 	if err := r.End(x.cfg.Cert); err != nil {
 		t.Fatal(err)
 	}
@@ -134,11 +150,21 @@ func TestRotation(t *testing.T) {
 	if got := x.relay.Stats().Connections; got < 1 {
 		t.Errorf("%d connections are left of those that were there before", got)
 	}
-	if err := veteran.Send(veteran.PublicKey(), []byte("to myself")); err != nil {
+	wantAlive(t, veteran)
+	wantAlive(t, browser)
+	if x.Stats().AlsoListen != nil {
+		t.Error("the second port has figures")
+	}
+}
+
+// wantAlive has a client send itself a packet.
+func wantAlive(t *testing.T, c *client.Client) {
+	t.Helper()
+	if err := c.Send(c.PublicKey(), []byte("to myself")); err != nil {
 		t.Error(err)
 	}
 	for {
-		m, err := veteran.Recv()
+		m, err := c.Recv()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -152,7 +178,7 @@ func TestRotation(t *testing.T) {
 func TestRotationOfAnUnusedPort(t *testing.T) {
 	x := runTurned(t)
 	second := freePort(t)
-	r, err := BeginRotation(x.cfg, second)
+	r, err := BeginRotation(x.cfg, cert.Place{Listen: second})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -199,7 +225,7 @@ func freePort(t *testing.T) string {
 func TestRotationBegunAnew(t *testing.T) {
 	x := runTurned(t)
 	first := freePort(t)
-	r, err := BeginRotation(x.cfg, first)
+	r, err := BeginRotation(x.cfg, cert.Place{Listen: first})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -208,7 +234,7 @@ func TestRotationBegunAnew(t *testing.T) {
 		t.Fatal(err)
 	}
 	second := freePort(t)
-	if r, err = BeginRotation(x.cfg, second); err != nil {
+	if r, err = BeginRotation(x.cfg, cert.Place{Listen: second}); err != nil {
 		t.Fatal(err)
 	}
 	x.follow(time.Now())
@@ -216,5 +242,70 @@ func TestRotationBegunAnew(t *testing.T) {
 	if c, err := net.Dial("tcp", first); err == nil && first != second {
 		c.Close()
 		t.Error("the first one's port is still open")
+	}
+}
+
+// Where clients dial another port than the relay has, the map names that of the
+// second one too.
+func TestRotationOfAPublishedPort(t *testing.T) {
+	b := mustBuild(t, settings(t, func(c *config.Config) { open(c); c.PublicPort = 4430 }))
+	at := cert.Place{Listen: freePort(t)}
+	_, err := BeginRotation(b.cfg, at)
+	wantError(t, err, "public_port 4430", "--published-as")
+	at.PublicPort = 4430
+	_, err = BeginRotation(b.cfg, at)
+	wantError(t, err, "--published-as 4430 is the relay's own")
+	at.PublicPort = 8444
+	r, err := BeginRotation(b.cfg, at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := &turned{bed: b}
+	old := b.id.cert.Pin()
+	if got := x.nodes(); len(got) != 2 || got[0] != "8444 "+r.NewPin || got[1] != "4430 "+old {
+		t.Errorf("the map names %q", got)
+	}
+	var banner strings.Builder
+	if err := b.Banner(&banner); err != nil || !strings.Contains(banner.String(), fmt.Sprintf("TCP 8444 (which leads to %d here)", portOf(at.Listen))) {
+		t.Errorf("the banner, %v:\n%s", err, banner.String())
+	}
+}
+
+// The second port is a door like the first: proxies must name their clients there,
+// and no certificate is shown for a name that none is for.
+func TestSecondPortIsAsStrict(t *testing.T) {
+	x := runTurned(t, func(c *config.Config) {
+		c.Hostname, c.StrictSNI, c.ProxyProtocol = "relay.example", true, []string{"127.0.0.0/8"}
+	})
+	second := freePort(t)
+	r, err := BeginRotation(x.cfg, cert.Place{Listen: second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.follow(time.Now())
+	for _, tt := range []struct {
+		header, name string
+		shown        bool
+	}{
+		{"PROXY TCP4 203.0.113.9 203.0.113.7 4711 443\r\n", "relay.example", true},
+		{"PROXY TCP4 203.0.113.9 203.0.113.7 4711 443\r\n", "other.example", false},
+		{"", "relay.example", false},
+	} {
+		conn, err := net.Dial("tcp", second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(conn, tt.header); err != nil {
+			t.Fatal(err)
+		}
+		client := tls.Client(conn, &tls.Config{InsecureSkipVerify: true, ServerName: tt.name})
+		err = client.Handshake()
+		if tt.shown != (err == nil) || tt.shown && cert.PinOf(client.ConnectionState().PeerCertificates[0]) != r.NewPin {
+			t.Errorf("header %q, name %q: %v", tt.header, tt.name, err)
+		}
+		conn.Close()
+	}
+	if err := CheckSecondPort(t.Context(), x.cfg, r); err != nil {
+		t.Error(err)
 	}
 }

@@ -79,6 +79,9 @@ type Door struct {
 	proxyUnix  bool
 	keepAlive  *net.KeepAliveConfig // for each connection; nil: the listener sets it
 
+	resting atomic.Pointer[chan struct{}] // closed when that ends; nil: it does not rest
+	rests   atomic.Uint64                 // calls of Rest
+
 	accepted     atomic.Uint64
 	refusedFull  atomic.Uint64
 	acceptErrors atomic.Uint64
@@ -194,7 +197,11 @@ func (d *Door) Addr() netip.AddrPort {
 
 // Close gives the address up; Serve accepts no more and returns once its
 // handlers have. A Door that is served until its context ends needs no Close.
-func (d *Door) Close() error { return d.listener.Close() }
+func (d *Door) Close() error {
+	err := d.listener.Close()
+	d.wakeLoop()
+	return err
+}
 
 // Where returns the bound address as people write it: HOST:PORT, or unix: and a
 // path.
@@ -217,6 +224,7 @@ func (d *Door) Serve(ctx context.Context, handle Handler) error {
 
 	fails := failures{logger: d.logger, addr: d.listener.Addr()}
 	full := rate.Sometimes{First: 1, Interval: logEvery}
+	var slept uint64
 	for {
 		c, err := d.listener.Accept()
 		switch {
@@ -232,6 +240,7 @@ func (d *Door) Serve(ctx context.Context, handle Handler) error {
 			}
 		case ctx.Err() != nil || errors.Is(err, net.ErrClosed):
 			return nil
+		case d.sleep(ctx, &slept):
 		default:
 			d.acceptErrors.Add(1)
 			if !pause(ctx, fails.note(err)) {

@@ -1,10 +1,13 @@
 package privilege
 
 import (
+	"errors"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -31,7 +34,10 @@ func beChild(todo string) int {
 	var e *Estate
 	u := User{UID: 65532, GID: 65532, Groups: []int{65531}}
 	if dir, ok := strings.CutPrefix(todo, "estate:"); ok {
-		e = Survey(Plan{StateDir: filepath.Join(dir, "state"), Again: []string{filepath.Join(dir, "link")}})
+		e = Survey(Plan{
+			StateDir: filepath.Join(dir, "state"), Again: []string{filepath.Join(dir, "link")},
+			Fills: []string{filepath.Join(dir, "filled"), filepath.Join(dir, "none")},
+		})
 		if err := e.Give(u); err != nil {
 			return fail(err)
 		}
@@ -140,7 +146,7 @@ func TestEstate(t *testing.T) {
 		}
 	}
 	at := func(name string) string { return filepath.Join(dir, name) }
-	for _, name := range []string{"state/server.key", "state/sub/file", "state/others", "twice", "outside", "locked/key"} {
+	for _, name := range []string{"state/server.key", "state/sub/file", "state/others", "twice", "outside", "locked/key", "filled/sub/account"} {
 		if err := os.MkdirAll(filepath.Dir(at(name)), 0o700); err != nil {
 			t.Fatal(err)
 		}
@@ -172,8 +178,67 @@ func TestEstate(t *testing.T) {
 			t.Errorf("%s belongs to %s, want %d", name, strconv.Itoa(int(got)), want)
 		}
 	}
+	if want := at("filled") + " at " + at("filled") + "\n" + at("link") + " at "; !strings.HasPrefix(out, want) && !strings.Contains(out, "\n"+want) {
+		t.Errorf("what a relay fills is not reported: %q, want %q", out, want)
+	}
 	if !strings.HasSuffix(strings.TrimSpace(out), at("locked/key")+" at "+at("locked")) {
 		t.Errorf("out of reach: %q", out)
+	}
+}
+
+// A socket changes hands with its address in use; what lies in its place does not.
+func TestSocketsChangeHands(t *testing.T) {
+	dir := t.TempDir()
+	socket, file, missing := filepath.Join(dir, "s"), filepath.Join(dir, "file"), filepath.Join(dir, "none")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	link := filepath.Join(dir, "link")
+	for _, err := range []error{os.WriteFile(file, nil, 0o600), os.Symlink(socket, link)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	e := Survey(Plan{StateDir: dir, Shared: true, Makes: []string{socket, file, missing, link}})
+	var given []string
+	e.chown = func(path string, uid, gid int) error {
+		given = append(given, path+" "+User{UID: uid, GID: gid}.String())
+		return nil
+	}
+	if err := e.Give(User{UID: 4711, GID: 4712}); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{socket + " 4711:4712"}; !slices.Equal(given, want) {
+		t.Errorf("given away: %q, want %q", given, want)
+	}
+	e.chown = func(string, int, int) error { return errors.ErrUnsupported }
+	if err := e.Give(User{UID: 4711}); err == nil || !strings.Contains(err.Error(), "; hint: chown") {
+		t.Errorf("an owner that cannot be set: %v", err)
+	}
+}
+
+// What a relay fills is looked at down to the last file.
+func TestBlockedWithin(t *testing.T) {
+	dir := t.TempDir()
+	if at, ok := blockedWithin(filepath.Join(dir, "none")); ok {
+		t.Errorf("what is not there blocks at %s", at)
+	}
+	if err := os.Symlink("/dev/null/x", filepath.Join(dir, "leads-nowhere")); err != nil {
+		t.Fatal(err)
+	}
+	if at, ok := blockedWithin(dir); ok {
+		t.Errorf("blocked at %s", at)
+	}
+	file := filepath.Join(dir, "sub", "file")
+	for _, err := range []error{os.Mkdir(filepath.Dir(file), 0o700), os.WriteFile(file, nil, 0)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if at, ok := blockedWithin(dir); os.Geteuid() != 0 && at != file {
+		t.Errorf("blocked at %q, %v, want %s", at, ok, file)
 	}
 }
 

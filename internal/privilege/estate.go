@@ -13,7 +13,8 @@ type Plan struct {
 	StateDir string
 	Shared   bool     // StateDir may hold what is not the relay's: it changes hands only where it does not
 	Keeps    []string // files that the relay makes when they are missing
-	Makes    []string // files that it makes anew at each start, as its socket
+	Makes    []string // sockets that it makes anew at each start
+	Fills    []string // directories whose every file it reads and writes while it runs
 	Again    []string // files that others make and that it reads again while it runs
 }
 
@@ -24,11 +25,13 @@ type Estate struct {
 	whole   bool     // the state directory and all in it changes hands
 	missing []string // files and directories that were not there yet
 	again   []string // Plan.Again, and what the links among them lead to
+
+	chown func(path string, uid, gid int) error // of path itself, never of what a link leads to
 }
 
 // Survey notes what is there before the relay starts.
 func Survey(p Plan) *Estate {
-	e := &Estate{plan: p, again: p.Again}
+	e := &Estate{plan: p, again: p.Again, chown: os.Lchown}
 	for _, path := range withParents(append([]string{p.StateDir}, p.Keeps...)) {
 		if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 			e.missing = append(e.missing, path)

@@ -15,8 +15,9 @@ import (
 // Give hands over to u the state directory, unless it is shared with others, and
 // what the relay has made since the survey. Called as root.
 func (e *Estate) Give(u User) error {
-	for _, path := range slices.Concat(e.missing, e.plan.Makes) {
-		if err := give(path, u); err != nil {
+	for _, path := range slices.Concat(e.missing, e.sockets()) {
+		err := e.chown(path, u.UID, u.GID)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // it may not have been made after all
 			return giveFault(path, u, err)
 		}
 	}
@@ -33,13 +34,13 @@ func giveFault(path string, u User, err error) error {
 	return fmt.Errorf("run_as: give %s to %s: %w; hint: chown -R %s %s before the start, on the host if it is mounted from there", path, u, err, u, path)
 }
 
-// give changes the owner of path itself, never of what a link leads to.
-func give(path string, u User) error {
-	err := os.Lchown(path, u.UID, u.GID)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // it was not made after all
-	}
-	return err
+// sockets are those of the plan that were made. Others may write to their
+// directories: only what is a socket changes hands.
+func (e *Estate) sockets() []string {
+	return slices.DeleteFunc(slices.Clone(e.plan.Makes), func(path string) bool {
+		info, err := os.Lstat(path)
+		return err != nil || info.Mode().Type() != fs.ModeSocket
+	})
 }
 
 // giveTree gives dir and what root owns in it. The new user may have been at
@@ -71,12 +72,18 @@ func giveTree(dir string, u User) error {
 }
 
 // Unreachable says what this process, which is the new user by now, cannot use:
-// the state directory when it may not write there, and files to be read again.
+// the state directory when it may not write there, what is in directories that it
+// fills, and files to be read again.
 func (e *Estate) Unreachable() []Obstacle {
 	u := User{UID: os.Geteuid(), GID: os.Getegid()}
 	var found []Obstacle
 	if at, ok := blocked(e.plan.StateDir, unix.W_OK|unix.X_OK); ok {
 		found = append(found, Obstacle{e.plan.StateDir, at, hintFor(e.plan.StateDir, at, u)})
+	}
+	for _, dir := range e.plan.Fills {
+		if at, ok := blockedWithin(dir); ok {
+			found = append(found, Obstacle{dir, at, fmt.Sprintf("chown -R %s %s", u, dir)})
+		}
 	}
 	for _, path := range e.again {
 		if at, ok := blocked(path, unix.R_OK); ok {
@@ -110,4 +117,36 @@ func blocked(path string, mode uint32) (at string, ok bool) {
 		return at, true
 	}
 	return path, unix.Access(path, mode) != nil
+}
+
+// mostFiles bounds the look into one directory: what a relay fills is smaller.
+const mostFiles = 10_000
+
+// blockedWithin finds the first file or directory in dir, or dir itself, that
+// cannot be read and written. A dir that is not there blocks nobody.
+func blockedWithin(dir string) (at string, ok bool) {
+	seen := 0
+	_ = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if seen++; seen > mostFiles {
+			return fs.SkipAll
+		}
+		mode := uint32(unix.R_OK | unix.W_OK)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return nil
+		case err == nil && entry.Type()&fs.ModeSymlink != 0:
+			return nil
+		case err == nil && entry.IsDir():
+			mode |= unix.X_OK
+		}
+		if err == nil {
+			err = unix.Access(path, mode)
+		}
+		if err != nil {
+			at = path
+			return fs.SkipAll
+		}
+		return nil
+	})
+	return at, at != ""
 }

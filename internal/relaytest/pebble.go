@@ -1,14 +1,17 @@
 package relaytest
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
 	"math/big"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -131,6 +134,34 @@ func (a *Pebble) Directory() string { return "https://" + Loopback(a.acme) + "/d
 
 // RootURL is where it shows the root that it issues under.
 func (a *Pebble) RootURL() string { return "https://" + Loopback(a.manage) + "/roots/0" }
+
+// AskForRenewal has it say of one of its certificates, by ACME Renewal
+// Information, that the time to renew it was an hour ago.
+func (a *Pebble) AskForRenewal(der []byte) {
+	a.t.Helper()
+	window := map[string]any{"suggestedWindow": map[string]any{
+		"start": time.Now().Add(-2 * time.Hour).UTC(), "end": time.Now().Add(-time.Hour).UTC(),
+	}}
+	answer, err := json.Marshal(window)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	body, err := json.Marshal(map[string]string{
+		"Certificate": string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), "ARIResponse": string(answer),
+	})
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	ask := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: a.Roots}}}
+	r, err := ask.Post("https://"+Loopback(a.manage)+"/set-renewal-info/", "application/json", bytes.NewReader(body))
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	defer r.Body.Close()
+	if r.StatusCode != http.StatusOK {
+		a.t.Fatalf("the authority takes no renewal information: %s", r.Status)
+	}
+}
 
 // makeCertificate makes what the authority itself serves HTTPS with.
 func (a *Pebble) makeCertificate() {

@@ -8,8 +8,8 @@
 //     cannot be written to.
 //  2. route.go: its name is looked up. Without a route the bytes go back to the
 //     caller, whose TLS reads them again.
-//  3. splice.go: with a route, the target is dialled, given those bytes, and
-//     joined with the client until both are done.
+//  3. splice.go: with a route, the target is dialled, and given those bytes.
+//  4. join.go: it is joined with the client until both are done or idle.
 package sni
 
 import (
@@ -54,8 +54,8 @@ type Router struct {
 	logger   *slog.Logger
 	failing  rate.Sometimes
 
-	routed, failed, toClients, toTargets atomic.Uint64
-	open                                 atomic.Int64
+	routed, failed, idle, toClients, toTargets atomic.Uint64
+	open                                       atomic.Int64
 }
 
 // New returns a Router. Of two routes for one name the first counts.
@@ -120,6 +120,7 @@ func normal(name string) string { return strings.ToLower(strings.TrimSuffix(name
 type Stats struct {
 	Routed       uint64 `json:"routed"`           // connections whose name has a route
 	Failed       uint64 `json:"failed"`           // of them, those whose target could not be reached
+	Idle         uint64 `json:"idle"`             // ended because nothing moved for too long
 	BytesClients uint64 `json:"bytes_to_clients"` // of connections that have ended
 	BytesTargets uint64 `json:"bytes_to_targets"` // the same
 	Open         int64  `json:"open"`             // connections now
@@ -128,7 +129,7 @@ type Stats struct {
 // Stats returns the counts. Each is exact; together they are no snapshot.
 func (r *Router) Stats() Stats {
 	return Stats{
-		Routed: r.routed.Load(), Failed: r.failed.Load(), Open: r.open.Load(),
+		Routed: r.routed.Load(), Failed: r.failed.Load(), Idle: r.idle.Load(), Open: r.open.Load(),
 		BytesClients: r.toClients.Load(), BytesTargets: r.toTargets.Load(),
 	}
 }

@@ -3,17 +3,14 @@ package sni
 import (
 	"context"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
-	"sync"
 	"time"
 
 	"github.com/pires/go-proxyproto"
 )
 
-// forward joins client with the target of a route until both directions have
-// ended, one has failed, or ctx is done.
+// forward dials the target of a route and joins client with it.
 func (r *Router) forward(ctx context.Context, client net.Conn, ahead []byte, route *Route, ready func()) {
 	target, err := r.reach(ctx, client, ahead, route)
 	if err != nil {
@@ -27,27 +24,8 @@ func (r *Router) forward(ctx context.Context, client net.Conn, ahead []byte, rou
 		return
 	}
 	ready()
-	end := sync.OnceFunc(func() {
-		_ = client.Close() // there is nobody to tell
-		_ = target.Close()
-	})
-	defer end()
-	defer context.AfterFunc(ctx, end)()
 	r.toTargets.Add(uint64(len(ahead)))
-	var up sync.WaitGroup
-	up.Go(func() {
-		n, err := pass(target, client)
-		r.toTargets.Add(uint64(n))
-		if err != nil {
-			end()
-		}
-	})
-	n, err := pass(client, target)
-	r.toClients.Add(uint64(n))
-	if err != nil {
-		end()
-	}
-	up.Wait()
+	r.join(ctx, client, target)
 }
 
 // reach dials the target and gives it what the client has sent. A client has no
@@ -108,17 +86,4 @@ func tcpAddr(a net.Addr) netip.AddrPort {
 	}
 	addr := tcp.AddrPort()
 	return netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
-}
-
-// pass copies until from ends, and tells to. Between two TCP connections the
-// kernel moves the bytes.
-func pass(to, from net.Conn) (int64, error) {
-	n, err := io.Copy(to, from)
-	if err != nil {
-		return n, err
-	}
-	if half, ok := to.(interface{ CloseWrite() error }); ok {
-		return n, half.CloseWrite()
-	}
-	return n, to.Close()
 }
