@@ -136,7 +136,7 @@ func (s *Server) ServeConn(ctx context.Context, c Conn) error {
 		p.end(errStopped)
 	}
 	if c.LoggedIn != nil {
-		c.LoggedIn()
+		c.LoggedIn(p.mesh || p.verdict.Admitted)
 	}
 	return p.why(p.link.Fill(p.turn))
 }

@@ -47,8 +47,8 @@ func (p *CaptivePortal) Serve(ctx context.Context) error { return p.http.serve(c
 
 // ServeConn serves one accepted connection until it ends or ctx is done, and
 // closes it. It calls ready at once: net/http bounds the connection's time.
-func (p *CaptivePortal) ServeConn(ctx context.Context, raw net.Conn, ready func()) {
-	ready()
+func (p *CaptivePortal) ServeConn(ctx context.Context, raw net.Conn, ready func(admitted bool)) {
+	ready(false)
 	p.conns.Add(1)
 	c := link.Over(raw)
 	defer func() { _ = c.Close() }() // there is nobody to tell
