@@ -62,6 +62,7 @@ type Server struct {
 	dir    directory
 	watch  watchers
 	lobby  lobby
+	logins budget
 	counts counters
 	lastID atomic.Uint64 // of the newest peer
 }

@@ -57,11 +57,15 @@ func (s *Server) serveConn(ctx context.Context, raw net.Conn, cfg *tls.Config, r
 	ready(false)
 	s.counts.httpConns.Add(1)
 	s.http.lend(ctx, c, func(h *handed, t takeover) {
+		loggedIn := func(admitted bool) {
+			h.leave()
+			ready(admitted)
+		}
 		if t.webSocket != nil {
-			s.serveWebSocket(ctx, h, t, ready)
+			s.serveWebSocket(ctx, h, t, loggedIn)
 			return
 		}
-		s.serveRaw(ctx, c, t.upgrade, ready)
+		s.serveRaw(ctx, c, t.upgrade, loggedIn)
 	})
 }
 

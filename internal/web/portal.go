@@ -80,11 +80,12 @@ func (p *CaptivePortal) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // HTTPStats are a CaptivePortal's counts since it was made.
 type HTTPStats struct {
 	Conns      uint64 `json:"conns"`
+	Full       uint64 `json:"full"`         // of those, closed because there were too many at once
 	Challenges uint64 `json:"generate_204"` // captive-portal checks answered
 	Redirects  uint64 `json:"redirects"`    // requests sent to HTTPS
 }
 
 // Stats returns the counts. Each is exact; together they are no snapshot.
 func (p *CaptivePortal) Stats() HTTPStats {
-	return HTTPStats{Conns: p.conns.Load(), Challenges: p.asked.Load(), Redirects: p.sent.Load()}
+	return HTTPStats{Conns: p.conns.Load(), Full: p.http.refused(), Challenges: p.asked.Load(), Redirects: p.sent.Load()}
 }
