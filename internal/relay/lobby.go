@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -28,7 +29,7 @@ const (
 	// Clients that think they are connected send some disco packets to find each
 	// other. What is beyond this is not theirs.
 	lobbyRate  = 16 << 10  // bytes a second from one peer
-	lobbyBurst = 256 << 10 // bytes
+	lobbyBurst = 128 << 10 // bytes
 	// lobbyTurns is how many times a second, and at once, the relay attends to those
 	// who wait, all together. What they send beyond it stays with them, however it is
 	// cut into records. So the last of them waits for the next turn a second.
@@ -175,10 +176,9 @@ func (p *peer) tell(text string) {
 	p.out.pushControl(derp.AppendHealth(nil, text))
 }
 
-// loiter bounds what a waiting peer sends, and how often it is attended to: until
-// then nothing more is read from it.
+// loiter bounds what a waiting peer sends, and says when its next turn is.
 func (p *peer) loiter(bytes int) error {
-	time.Sleep(p.server.lobby.turns.Reserve().Delay()) // it has one turn at a time, so about a second at most
+	p.pause = p.server.lobby.turns.Reserve().Delay() // it has one turn at a time, so about a second at most
 	if p.idle == nil {
 		p.idle = rate.NewLimiter(lobbyRate, lobbyBurst)
 	}
@@ -187,6 +187,24 @@ func (p *peer) loiter(bytes int) error {
 		return errLobbyFlood
 	}
 	return nil
+}
+
+// read serves p until its connection ends. Between the turns of a waiting peer the
+// link holds no buffer for it.
+func (p *peer) read(ctx context.Context) error {
+	for {
+		err := p.link.Fill(p.turn)
+		if err != nil || p.pause <= 0 {
+			return err
+		}
+		timer := time.NewTimer(p.pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+		}
+		p.pause = 0
+	}
 }
 
 // lobbyPeek is how much of a packet from the lobby is looked at, in bytes: enough to

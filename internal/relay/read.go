@@ -44,7 +44,7 @@ func (p *peer) turn(batch []byte) (used int, stop bool, err error) {
 		}
 		used += n
 	}
-	return used, false, err
+	return used, p.pause > 0, err
 }
 
 // flushTouched ends a batch: what it has queued is sent.

@@ -139,7 +139,7 @@ func (s *Server) ServeConn(ctx context.Context, c Conn) error {
 	if c.LoggedIn != nil {
 		c.LoggedIn(p.mesh || p.verdict.Admitted)
 	}
-	return p.why(p.link.Fill(p.turn))
+	return p.why(p.read(ctx))
 }
 
 // newPeer makes the peer that a login has proved.
