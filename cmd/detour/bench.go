@@ -127,6 +127,11 @@ func (f *benchFlags) run(cmd *cobra.Command) error {
 // measure does what the flags ask for, and reports whether anything was measured.
 func (f *benchFlags) measure(ctx context.Context, cmd *cobra.Command, t bench.Target) (report bench.Report, measured bool, err error) {
 	changed := cmd.Flags().Changed
+	if !changed("stun") && !f.attack.on { // an attack has keys of its own
+		if err := t.CheckAdmitted(ctx); err != nil {
+			return nil, false, err
+		}
+	}
 	switch {
 	case changed("fanin"):
 		if !changed("rate") {

@@ -86,7 +86,8 @@ func rootCommand() *cobra.Command {
 		Short: "A private DERP relay and STUN server for Tailscale and Headscale clients",
 		Long: "Detour is a private DERP relay and STUN server. Unmodified Tailscale clients, under Tailscale's or\n" +
 			"Headscale's control, fall back to it when no direct path exists.\n\n" +
-			"  detour serve --admit-key nodekey:…    a closed relay for your own nodes\n" +
+			"  detour serve                          a relay that asks you who may use it\n" +
+			"  detour admit pending                  who waits for that\n" +
 			"  detour serve --admit any              an open one",
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -98,7 +99,7 @@ func rootCommand() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return wrongUsage(cmd, err.Error())
 	})
-	root.AddCommand(serveCommand(), mapCommand(), keyCommand(), certCommand(), configCommand(), healthcheckCommand(), benchCommand(), derperCommand(), containerCommand(), versionCommand())
+	root.AddCommand(serveCommand(), statusCommand(), admitCommand(), kickCommand(), banCommand(), mapCommand(), keyCommand(), certCommand(), configCommand(), healthcheckCommand(), benchCommand(), derperCommand(), containerCommand(), versionCommand())
 	return root
 }
 

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -36,7 +37,8 @@ const (
 type Client struct {
 	address   address
 	http      *http.Client
-	maxAnswer int // bytes
+	maxAnswer int    // bytes
+	token     string // empty: none is sent
 }
 
 // NewClient returns a client for the relay at addr, in the syntax of Listen. It
@@ -113,15 +115,60 @@ func unexpected(status int, body []byte) error {
 	return fmt.Errorf("status %d (%q)", status, line)
 }
 
+// Call carries out one request of the control API: in, unless it is nil, is sent as
+// JSON, and the answer is read into out. Errors of the relay come with their next
+// step.
+func (c *Client) Call(ctx context.Context, method, path string, in, out any) error {
+	var send io.Reader
+	if in != nil {
+		body, err := json.Marshal(in)
+		if err != nil {
+			return fmt.Errorf("admin: encode the request: %w", err)
+		}
+		send = bytes.NewReader(body)
+	}
+	status, body, err := c.request(ctx, method, path, send)
+	if err != nil {
+		return err
+	}
+	if status == http.StatusOK {
+		if err := json.Unmarshal(body, out); err != nil {
+			return c.odd(path, fmt.Errorf("decode the answer: %w", err))
+		}
+		return nil
+	}
+	var fault Fault
+	if err := json.Unmarshal(body, &fault); err != nil || fault.Message == "" {
+		return c.odd(path, unexpected(status, body))
+	}
+	if fault.Hint == "" {
+		return errors.New(fault.Message)
+	}
+	return fmt.Errorf("%s; hint: %s", fault.Message, fault.Hint)
+}
+
+// UseToken has the client send the token of admin_token_file.
+func (c *Client) UseToken(token string) { c.token = token }
+
 // get returns the whole answer to a GET of path.
 func (c *Client) get(ctx context.Context, path string) (status int, body []byte, err error) {
+	return c.request(ctx, http.MethodGet, path, nil)
+}
+
+func (c *Client) request(ctx context.Context, method, path string, send io.Reader) (status int, body []byte, err error) {
 	host := "localhost"
 	if c.address.network == networkTCP {
 		host = c.address.target
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+host+path, nil)
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+host+path, send)
 	if err != nil {
 		return 0, nil, fmt.Errorf("admin: request %s: %w", path, err)
+	}
+	if send != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	if c.token != "" {
+		req.Header.Set("Authorization", "Bearer "+c.token)
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {

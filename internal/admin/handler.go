@@ -13,7 +13,7 @@ const profilePath = "/debug/pprof/"
 // profiles lists them. "profile" is CPU time, for ?seconds=N.
 var profiles = []string{"allocs", "block", "goroutine", "heap", "mutex", "threadcreate"}
 
-// endpoint is one path of the API. All of them answer GET and HEAD alone.
+// endpoint is one path outside /v1/. All of them answer GET and HEAD alone.
 type endpoint struct {
 	path  string
 	about string // for the listing of a 404
@@ -42,6 +42,14 @@ func (s *Server) handler() http.Handler {
 			http.Error(w, problem, http.StatusForbidden)
 			return
 		}
+		switch {
+		case strings.HasPrefix(r.URL.Path, apiPrefix):
+			s.serveAPI(w, r)
+			return
+		case r.URL.Path == verifyPath:
+			s.serveVerify(w, r)
+			return
+		}
 		for _, e := range endpoints {
 			if e.path != r.URL.Path {
 				continue
@@ -54,7 +62,7 @@ func (s *Server) handler() http.Handler {
 			e.serve(w, r)
 			return
 		}
-		http.Error(w, listing(endpoints), http.StatusNotFound)
+		http.Error(w, s.listing(endpoints), http.StatusNotFound)
 	})
 }
 
@@ -73,11 +81,17 @@ func (s *Server) foreign(r *http.Request) string {
 	}
 }
 
-func listing(endpoints []endpoint) string {
+func (s *Server) listing(endpoints []endpoint) string {
 	var b strings.Builder
 	b.WriteString("no such endpoint; there are:\n")
 	for _, e := range endpoints {
 		b.WriteString("GET " + e.path + "  " + e.about + "\n")
+	}
+	if s.control != nil {
+		for _, a := range s.actions() {
+			b.WriteString(a.method + " " + a.path + "  " + a.about + "\n")
+		}
+		b.WriteString("POST /verify  what derper's -verify-client-url asks\n")
 	}
 	return strings.TrimSuffix(b.String(), "\n")
 }

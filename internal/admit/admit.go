@@ -94,6 +94,12 @@ type Reporter interface {
 	Report() any
 }
 
+// Forwarder is a Source that may ask another relay.
+type Forwarder interface {
+	// Forwards marks it, and does nothing.
+	Forwards()
+}
+
 // Any returns the source that allows everybody.
 func Any() Source { return anySource{} }
 

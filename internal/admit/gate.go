@@ -63,6 +63,7 @@ type Options struct {
 // that minute. It is safe for concurrent use.
 type Gate struct {
 	tenants      []Tenant
+	vouching     []Tenant // what Vouch asks
 	isolate      bool
 	lobby        bool
 	rules        Rules
@@ -108,6 +109,7 @@ func NewGate(o Options) *Gate {
 	if g.recheckEvery <= 0 {
 		g.recheckEvery = DefaultRecheck
 	}
+	g.vouching = own(g.tenants)
 	g.minute = newMinute(g.now())
 	return g
 }
@@ -142,6 +144,37 @@ func (g *Gate) Admit(ctx context.Context, peer key.Public, addr netip.Addr) Deci
 		g.refuse(r, d)
 	}
 	return d
+}
+
+// Vouch answers another relay's question about a key. Sources that ask another
+// relay themselves (Forwarder) are left out, so that no two relays ask each other
+// without end. The error says which sources could not tell, when none allowed.
+func (g *Gate) Vouch(ctx context.Context, peer key.Public, addr netip.Addr) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, decideLimit)
+	defer cancel()
+	r := Request{Key: peer, Addr: addr.Unmap()}
+	if _, barred := g.barred(r); barred {
+		return false, nil
+	}
+	o := ask(ctx, g.vouching, r)
+	if o.answer == Unavailable {
+		return false, fmt.Errorf("cannot tell now: %s", o.failure())
+	}
+	return o.answer == Allow, nil
+}
+
+// own returns the tenants without sources that ask another relay. A tenant of
+// which all must allow vouches for nobody without one of them.
+func own(tenants []Tenant) (list []Tenant) {
+	for _, t := range tenants {
+		kept := slices.Clone(t.Sources)
+		kept = slices.DeleteFunc(kept, func(s Source) bool { _, forwards := s.(Forwarder); return forwards })
+		if len(kept) == len(t.Sources) || !t.AllOf {
+			t.Sources = kept
+			list = append(list, t)
+		}
+	}
+	return list
 }
 
 // decide is a decision without its consequences, within decideLimit.

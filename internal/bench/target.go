@@ -183,8 +183,7 @@ func explain(err error) error {
 	case errors.Is(err, context.Canceled):
 		return errInterrupted
 	case errors.Is(err, io.EOF):
-		return fmt.Errorf("bench: the relay hung up at the login: a closed relay refuses the fresh keys that bench makes; " +
-			"hint: start one for the test with `detour serve --admit any --listen 127.0.0.1:18443 --state-dir /tmp/bench-relay`")
+		return errors.New("bench: the relay hung up at the login: a closed relay refuses the fresh keys that bench makes; hint: " + hintOpen)
 	case errors.As(err, &untrusted):
 		return fmt.Errorf("bench: %v; hint: give the relay's pin with --pin sha256-raw:… (`detour key show` prints it), or --insecure", err)
 	case errors.Is(err, syscall.EMFILE):

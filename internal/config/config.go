@@ -112,6 +112,7 @@ type Config struct {
 	TenantList         []string      // NAME:SOURCE, or NAME:all_of
 	Isolate            bool          // keep tenants apart
 	Refusal            string        // RefusalLobby or RefusalClose
+	AdminTokenFile     string        // file of the token that opens the control API on TCP; empty: it is closed there
 
 	// Before admission, in table_limits.go; 0: no limit.
 	LoginPending int // unfinished connections of one source: an IPv4 address or IPv6 /64

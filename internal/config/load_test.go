@@ -147,7 +147,7 @@ func TestEveryLayerSetsEverySetting(t *testing.T) {
 		"cert_mode": {"files", "pin"}, "cert": {"/a", "/b"}, "key": {"/c", "/d"},
 		"admit": {"any", "none"}, "refusal": {"close", "lobby"},
 		"admit_policy": {"all_of", "any_of"}, "admit_on_unavailable": {"refuse", "admit"}, "admit_max_age": {"1h", "2h"},
-		"admit_recheck": {"5s", "6s"}, "tenants": {"a:any", "b:ask"}, "isolate": {"true", "false"}, "admit_key": {node, strings.ToLower(node)},
+		"admit_recheck": {"5s", "6s"}, "tenants": {"a:any", "b:ask"}, "admin_token_file": {"/a", "/b"}, "isolate": {"true", "false"}, "admit_key": {node, strings.ToLower(node)},
 		"write_timeout": {"1s", "3s"}, "tcp_user_timeout": {"1s", "3s"}, "tcp_keepalive": {"1s", "3s"},
 		"also_listen": {":5", ":6"}, "also_stun_listen": {":5", ":6"}, "proxy_protocol": {"10.0.0.0/8", "unix"},
 		"public_port": {"1", "2"}, "public_stun_port": {"1", "2"},

@@ -103,5 +103,14 @@ func moreAdmitSettings() []setting {
 			value: RefusalLobby,
 			field: func(c *Config) any { return &c.Refusal },
 		},
+		{
+			Setting: Setting{
+				Name: "admin_token_file", Kind: KindPath,
+				Usage: "file of the token for the control API and /verify, where admin_listen is TCP",
+				Note:  "16 characters at least. The unix socket, whose owner is checked, needs none.",
+			},
+			field: func(c *Config) any { return &c.AdminTokenFile },
+			check: func(c *Config) []fault { return checkPath(c.AdminTokenFile) },
+		},
 	}
 }

@@ -2,8 +2,13 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
 
 	"github.com/detour-relay/detour/internal/admit"
 	"github.com/detour-relay/detour/internal/config"
@@ -23,7 +28,18 @@ func (k doorkeeper) Admit(ctx context.Context, peer key.Public, addr netip.Addr)
 func (k doorkeeper) Seated(v relay.Verdict) { k.gate.Seated(v.Ticket) }
 
 func verdict(d admit.Decision) relay.Verdict {
-	return relay.Verdict{Admitted: d.Admitted, Reason: d.Reason, Lobby: d.Text, Tenant: d.Tenant, Realm: d.Realm, Ticket: d.Ticket}
+	return relay.Verdict{Admitted: d.Admitted, Reason: d.Reason, Lobby: d.Text, Tenant: d.Tenant, Name: memberName(d.Member), Realm: d.Realm, Ticket: d.Ticket}
+}
+
+// memberName is how people call a member.
+func memberName(m admit.Member) string {
+	switch {
+	case m.Name != "" && m.User != "":
+		return m.Name + " (" + m.User + ")"
+	case m.Name != "":
+		return m.Name
+	}
+	return m.User
 }
 
 // roster lets the gate look at who is connected.
@@ -49,8 +65,50 @@ func (r roster) Dismiss(p admit.Present, reason string) {
 	r.d.relay.Dismiss(p.Key, reason, func(m relay.Member) bool { return m.ID == p.ID })
 }
 
+// serveAdmission runs the gate and the book, which is closed when both are done.
+func (d *Daemon) serveAdmission(ctx context.Context) error {
+	if d.book == nil {
+		return d.gate.Serve(ctx)
+	}
+	var book sync.WaitGroup
+	book.Go(func() { d.book.Serve(ctx, d.gate.Changed) })
+	err := d.gate.Serve(ctx)
+	book.Wait()
+	return errors.Join(err, d.book.Close())
+}
+
+// openBook opens what the operator has decided. derper's command line has nothing
+// of the kind, unless somebody asks.
+func (d *Daemon) openBook() (err error) {
+	if d.derper && !d.cfg.Asks() {
+		return nil
+	}
+	d.book, err = admit.OpenBook(filepath.Join(d.cfg.StateDir, "admission.db"), admit.BookOptions{Logger: d.log})
+	return err
+}
+
+// adminToken reads the secret of the setting admin_token_file.
+func (d *Daemon) adminToken() (string, error) {
+	if d.cfg.AdminTokenFile == "" {
+		return "", nil
+	}
+	const least = 16 // characters
+	text, err := os.ReadFile(d.cfg.AdminTokenFile)
+	if err != nil {
+		return "", fmt.Errorf("admin_token_file: %w; hint: make it with: head -c 24 /dev/urandom | base64 > FILE, readable for the relay's user alone", err)
+	}
+	token := strings.TrimSpace(string(text))
+	if len(token) < least {
+		return "", fmt.Errorf("admin_token_file: %s holds fewer than %d characters; hint: make it with: head -c 24 /dev/urandom | base64 > FILE", d.cfg.AdminTokenFile, least)
+	}
+	return token, nil
+}
+
 // newGate makes the gate that the settings ask for.
 func (d *Daemon) newGate() (*admit.Gate, error) {
+	if err := d.openBook(); err != nil {
+		return nil, err
+	}
 	var tenants []admit.Tenant
 	for _, t := range d.cfg.Tenants() {
 		tenant := admit.Tenant{Name: t.Name, AllOf: t.AllOf}
@@ -65,18 +123,24 @@ func (d *Daemon) newGate() (*admit.Gate, error) {
 		}
 		tenants = append(tenants, tenant)
 	}
+	var rules admit.Rules
+	if d.book != nil {
+		rules = d.book
+	}
 	return admit.NewGate(admit.Options{
-		Tenants: tenants, Isolate: d.cfg.Isolate, Lobby: d.cfg.Refusal == config.RefusalLobby, Roster: roster{d},
+		Rules: rules, Tenants: tenants, Isolate: d.cfg.Isolate, Lobby: d.cfg.Refusal == config.RefusalLobby, Roster: roster{d},
 		Recheck: d.cfg.AdmitRecheck, Logger: d.log,
 		Hint: d.admitHint(),
 	}), nil
 }
 
 // admissionSource makes the source that an entry names.
-func (d *Daemon) admissionSource(_ string, e config.Entry) (admit.Source, error) {
+func (d *Daemon) admissionSource(tenant string, e config.Entry) (admit.Source, error) {
 	switch e.Kind {
 	case config.AdmitAny:
 		return admit.Any(), nil
+	case config.AdmitAsk:
+		return d.book.Ask(tenant), nil
 	case config.AdmitKeys:
 		return d.inlineKeys()
 	}

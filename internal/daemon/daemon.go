@@ -56,6 +56,7 @@ type Daemon struct {
 
 	relay  *relay.Server
 	gate   *admit.Gate
+	book   *admit.Book // nil: nobody asks the operator
 	source *cert.Source
 	watch  *cert.Watcher // nil: the certificate is not read again
 	web    *web.Server
@@ -153,8 +154,12 @@ func (d *Daemon) listenAdmin(context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	token, err := d.adminToken()
+	if err != nil {
+		return err
+	}
 	d.admin = admin.New(admin.Options{
-		Listener: d.adminListener, Health: d.Health, Stats: func() any { return d.Stats() }, Logger: d.log,
+		Listener: d.adminListener, Health: d.Health, Stats: func() any { return d.Stats() }, Control: control{d}, Token: token, Logger: d.log,
 	})
 	return nil
 }
@@ -185,7 +190,7 @@ func (d *Daemon) adminSocket() (net.Listener, error) {
 
 // Close releases the listeners of a daemon that is not run.
 func (d *Daemon) Close() {
-	for _, c := range []io.Closer{closer(d.adminListener), closer(d.httpDoor), closer(d.stun)} {
+	for _, c := range []io.Closer{closer(d.adminListener), closer(d.httpDoor), closer(d.stun), closer(d.book)} {
 		if c != nil {
 			c.Close() // nothing was served: there is nothing to lose
 		}
@@ -262,7 +267,7 @@ type part struct {
 
 // parts lists what runs, given the config.
 func (d *Daemon) parts() []part {
-	list := []part{{"relay", d.relay.Serve}, {"admission", d.gate.Serve}, {"memory", d.returnMemory}}
+	list := []part{{"relay", d.relay.Serve}, {"admission", d.serveAdmission}, {"memory", d.returnMemory}}
 	if len(d.doors) > 0 {
 		list = append(list, d.certParts()...)
 		list = append(append(list, part{"web", d.web.Serve}), d.doorParts()...)

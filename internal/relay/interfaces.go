@@ -52,6 +52,7 @@ type Verdict struct {
 	// verdict. Empty: its connection is closed without a word.
 	Lobby  string
 	Tenant string // a label of an admitted peer
+	Name   string // of an admitted peer, for people; may be empty
 	// Realm parts peers: only those of one realm exchange packets. 0 is a realm
 	// as any other.
 	Realm uint32

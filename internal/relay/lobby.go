@@ -261,6 +261,7 @@ type Member struct {
 	Key      key.Public
 	Addr     netip.AddrPort // invalid when unknown
 	Tenant   string
+	Name     string    // for people; may be empty
 	App      string    // as the client named it
 	Since    time.Time // of the login
 	Waiting  bool      // in the lobby
@@ -272,19 +273,20 @@ type Member struct {
 func (s *Server) Members() []Member {
 	var list []Member
 	s.each(func(p *peer) {
+		tenant, name := p.label()
 		list = append(list, Member{
-			ID: p.id, Key: p.key, Addr: p.addr, Tenant: p.label(), App: p.app, Since: p.since,
+			ID: p.id, Key: p.key, Addr: p.addr, Tenant: tenant, Name: name, App: p.app, Since: p.since,
 			Waiting: p.seat.waiting.Load(), Mesh: p.mesh, NotIdeal: p.flags&derp.PresentNotIdeal != 0,
 		})
 	})
 	return list
 }
 
-// label is the tenant, which a promotion may just be setting.
-func (p *peer) label() string {
+// label is what a promotion may just be setting.
+func (p *peer) label() (tenant, name string) {
 	p.seat.mu.Lock()
 	defer p.seat.mu.Unlock()
-	return p.tenant
+	return p.tenant, p.name
 }
 
 // Judge gives a peer that waits another verdict: it is admitted where it is, told
@@ -317,7 +319,7 @@ func (s *Server) promote(p *peer, v Verdict) bool {
 		return false
 	}
 	s.lobby.remove(p)
-	p.tenant, p.realm = v.Tenant, v.Realm
+	p.tenant, p.name, p.realm = v.Tenant, v.Name, v.Realm
 	p.tell("") // all is well
 	watching, second := s.dir.join(p, &s.watch)
 	s.counts.joined(p, second)
@@ -344,7 +346,8 @@ func (s *Server) Dismiss(k key.Public, reason string, match func(Member) bool) (
 		if p.mesh || (!k.IsZero() && p.key != k) {
 			return
 		}
-		m := Member{ID: p.id, Key: p.key, Addr: p.addr, Tenant: p.label(), Waiting: p.seat.waiting.Load()}
+		tenant, name := p.label()
+		m := Member{ID: p.id, Key: p.key, Addr: p.addr, Tenant: tenant, Name: name, Since: p.since, Waiting: p.seat.waiting.Load()}
 		if match == nil || match(m) {
 			p.end(&DismissedError{Reason: reason})
 			n++

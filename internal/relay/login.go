@@ -69,7 +69,7 @@ func (s *Server) answer(ctx context.Context, c Conn, h *greeted) (*peer, error) 
 		}
 	}
 	p := s.newPeer(c, k, info, mesh)
-	p.app, p.verdict, p.tenant, p.realm = info.AppName, v, v.Tenant, v.Realm
+	p.app, p.verdict, p.tenant, p.name, p.realm = info.AppName, v, v.Tenant, v.Name, v.Realm
 	reply, err := derp.AppendServerInfo(nil, shared, derp.ServerParams{Version: derp.ProtocolVersion})
 	if err != nil {
 		return nil, fmt.Errorf("login: %w", err)

@@ -33,6 +33,7 @@ type peer struct {
 	// Set before anyone else sees the peer in the directory.
 	entry  *entry
 	tenant string // as admitted
+	name   string // the same; for people
 	realm  uint32
 
 	seat seat // locks itself; see lobby.go

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,15 +21,22 @@ func TestSlowClientHello(t *testing.T) {
 		b := newBed(t, Options{TLS: config})
 		c := b.pipe()
 		began := time.Now()
-		for _, next := range append([]byte{22, 3, 1, 1, 0, 1, 0, 0, 252, 3, 3}, make([]byte, 60)...) {
-			if _, err := c.Write([]byte{next}); err != nil {
-				break
+		var slow sync.WaitGroup
+		slow.Go(func() {
+			for _, next := range append([]byte{22, 3, 1, 1, 0, 1, 0, 0, 252, 3, 3}, make([]byte, 60)...) {
+				if _, err := c.Write([]byte{next}); err != nil {
+					return
+				}
+				time.Sleep(time.Second) // on the bubble's clock
 			}
-			time.Sleep(time.Second) // on the bubble's clock
+		})
+		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+			t.Errorf("read: %v", err)
 		}
 		if took := time.Since(began); took != greetLimit {
 			t.Errorf("closed after %v", took)
 		}
+		slow.Wait()
 		b.conns.Wait()
 		if got, want := b.server.Stats(), (Stats{TLSFailures: TLSFailures{Timeout: 1}}); got != want {
 			t.Errorf("Stats() = %+v, want %+v", got, want)

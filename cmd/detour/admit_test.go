@@ -1,0 +1,169 @@
+package main
+
+import (
+	"encoding/json"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/detour-relay/detour/internal/admin"
+	"github.com/detour-relay/detour/internal/client"
+	"github.com/detour-relay/detour/internal/key"
+)
+
+// member is a client of the relay under test.
+type member struct {
+	*client.Client
+	t *testing.T
+}
+
+func join(t *testing.T, s *server, k key.Private) member {
+	t.Helper()
+	o := dialed(t, bound(t, s, "relay"), regexp.MustCompile(`sha256-raw:[0-9a-f]{64}`).FindString(s.stdout.String()))
+	o.Key = k
+	c, err := client.Dial(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return member{c, t}
+}
+
+// told reads the next Health frame.
+func (m member) told() string {
+	m.t.Helper()
+	for {
+		got, err := m.Recv()
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		if h, ok := got.(client.Health); ok {
+			return h.Problem
+		}
+	}
+}
+
+// ended waits for the relay to hang up.
+func (m member) ended() {
+	m.t.Helper()
+	for {
+		if _, err := m.Recv(); err != nil {
+			return
+		}
+	}
+}
+
+func TestAdmitCommands(t *testing.T) {
+	dir := stateDir(t)
+	ask := func(args ...string) result { return detour(t, append(args, "--state-dir", dir)...) }
+	ask("status").want(t, exitFailed, "", `is the relay running? start it with "detour serve"`)
+	s := start(t, append([]string{"serve"}, freePorts(dir)...)...)
+	ask("admit", "pending").want(t, exitOK, "Nobody has been refused lately.", "")
+	ask("admit", "list").want(t, exitOK, "No node was allowed or denied", "")
+	ask("ban", "--list").want(t, exitOK, "Nobody is banned.", "")
+
+	a, b := key.NewPrivate(), key.NewPrivate()
+	ann := join(t, s, a)
+	if text := ann.told(); !strings.Contains(text, "ask its operator to allow "+a.Public().String()) {
+		t.Errorf("told %q", text)
+	}
+	pending := ask("admit", "pending")
+	pending.want(t, exitOK, a.Public().String(), "")
+	pending.want(t, exitOK, "waits", "")
+	pending.want(t, exitOK, "detour admit allow "+a.Public().Hex()[:8], "")
+	ask("status").want(t, exitOK, "0 connected, 1 waiting", "")
+	ask("status").want(t, exitOK, "pending    1 keys wait for you", "")
+
+	ask("admit", "allow", a.Public().Hex()[:8], "--name", "ann-laptop", "--note", "Ann's").want(t, exitOK, "Allowed: ann-laptop, "+a.Public().String()+"\nIt is connected", "")
+	if text := ann.told(); text != "" {
+		t.Errorf("promoted, and told %q", text)
+	}
+	ask("admit", "allow", b.Public().String(), "--name", "bob").want(t, exitOK, "will be let in when it comes", "")
+	bob := join(t, s, b)
+	if err := ann.Send(b.Public(), []byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		m, err := bob.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p, ok := m.(client.Packet); ok && string(p.Data) == "hello" {
+			break
+		}
+	}
+	status := ask("status", "--long")
+	for _, text := range []string{"2 connected, 0 waiting", "ann-laptop", "bob", a.Public().String(), "source     ask: 1 logins", "members alone", "health     well"} {
+		status.want(t, exitOK, text, "")
+	}
+	var got admin.Status
+	if err := json.Unmarshal([]byte(ask("status", "--json").stdout), &got); err != nil || len(got.Peers) != 2 || got.Peers[0].Key != a.Public() {
+		t.Errorf("%+v, %v", got, err)
+	}
+	ask("admit", "list").want(t, exitOK, "ann-laptop", "")
+
+	ask("kick", "bob").want(t, exitFailed, "", "is no node key; hint: ")
+	ask("kick", b.Public().Hex()[:6]).want(t, exitOK, "Ended 1 connection of "+b.Public().String(), "")
+	bob.ended()
+	ask("kick", b.Public().String()).want(t, exitFailed, "", "is not connected; hint: ")
+
+	bob = join(t, s, b) // kicked is not banned
+	ask("ban", b.Public().String(), "--for", "1h", "--note", "too loud").want(t, exitOK, "ended 1 connection", "")
+	bob.ended()
+	ask("ban", "--list").want(t, exitOK, "too loud", "")
+	o := dialed(t, bound(t, s, "relay"), regexp.MustCompile(`sha256-raw:[0-9a-f]{64}`).FindString(s.stdout.String()))
+	o.Key = b
+	if c, err := client.Dial(t.Context(), o); err == nil {
+		c.Close()
+		t.Error("a banned key logs in")
+	}
+	ask("ban", "--remove", b.Public().Hex()[:8]).want(t, exitOK, "Banned no more: "+b.Public().String(), "")
+	ask("ban", "--remove", b.Public().String()).want(t, exitFailed, "", "is not banned; hint: ")
+	ask("ban", "127.0.0.0/8").want(t, exitOK, "Banned: 127.0.0.0/8, until it is removed; ended 1 connection.", "")
+	ann.ended()
+	ask("ban", "--remove", "127.0.0.0/8").want(t, exitOK, "Banned no more: 127.0.0.0/8", "")
+	for target, want := range map[string]string{"0.0.0.0/0": "is everybody; hint: ", "xyz": "is no node key", "ffffffff": "give it whole"} {
+		ask("ban", target).want(t, exitFailed, "", want)
+	}
+	ask("ban").want(t, exitUsage, "", "whom?")
+
+	bob = join(t, s, b)
+	ask("admit", "deny", b.Public().String()).want(t, exitOK, "Denied: bob, ", "")
+	bob.ended()
+	if text := join(t, s, b).told(); !strings.Contains(text, "has refused your node") {
+		t.Errorf("told %q", text)
+	}
+	ask("admit", "pending").want(t, exitOK, "Nobody has been refused lately.", "") // the operator knows
+	ask("admit", "revoke", b.Public().String()).want(t, exitOK, "Not denied any more: bob", "")
+	ask("admit", "revoke", b.Public().String()).want(t, exitFailed, "", "hint: detour admit list")
+	ask("admit", "allow", b.Public().Hex()[:3]).want(t, exitFailed, "", "is no node key; hint: ")
+	ask("admit", "allow", a.Public().String(), "--tenant", "home").want(t, exitFailed, "", `the tenant "home" does not ask; hint: `)
+	ask("admit", "allow", a.Public().String(), "--name", strings.Repeat("x", 300)).want(t, exitFailed, "", "hint: shorten it")
+
+	// What was decided outlives the relay.
+	s.stop()
+	s = start(t, append([]string{"serve"}, freePorts(dir)...)...)
+	ann = join(t, s, a)
+	ask("status").want(t, exitOK, "1 connected, 0 waiting", "")
+}
+
+// A relay whose sources are others says that nobody asks it.
+func TestAdmitWithoutAsk(t *testing.T) {
+	dir := stateDir(t)
+	start(t, append([]string{"serve"}, freePorts(dir, "--admit", "any")...)...)
+	k := key.NewPrivate().Public().String()
+	detour(t, "admit", "allow", k, "--state-dir", dir).want(t, exitFailed, "", "ask is not among the sources of this relay")
+	detour(t, "admit", "deny", k, "--state-dir", dir).want(t, exitOK, "Denied: "+k, "")
+	detour(t, "status", "--state-dir", dir).want(t, exitOK, "admits     EVERYBODY", "")
+}
+
+func TestAgo(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		time.Second: "just now", 90 * time.Second: "1m ago", 59 * time.Minute: "59m ago", 3*time.Hour + 5*time.Minute: "3h ago", 47 * time.Hour: "47h ago",
+	} {
+		if got := ago(time.Now().Add(-d)); got != want {
+			t.Errorf("%v is %q, want %q", d, got, want)
+		}
+	}
+}

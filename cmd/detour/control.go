@@ -1,0 +1,82 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/detour-relay/detour/internal/admin"
+	"github.com/detour-relay/detour/internal/config"
+)
+
+// askLimit is how long the relay may take to answer a command.
+const askLimit = 10 * time.Second
+
+// asking is a command that speaks to the running relay.
+type asking struct {
+	settings *settings
+	json     bool
+}
+
+// bindAsking gives cmd the flags that say where the relay is asked, and --json.
+func bindAsking(cmd *cobra.Command) *asking {
+	a := &asking{settings: bindSettings(cmd)}
+	cmd.Flags().BoolVar(&a.json, "json", false, "print the relay's answer as JSON")
+	return a
+}
+
+// call carries out one request. With --json the answer is printed as it is, and
+// done is true.
+func (a *asking) call(cmd *cobra.Command, method, path string, in, out any) (done bool, err error) {
+	cfg, err := a.settings.load()
+	if err != nil {
+		return false, err
+	}
+	if cfg.AdminListen == config.Off {
+		return false, errors.New("admin_listen is off, so the relay cannot be asked; hint: leave it at its default")
+	}
+	client, err := admin.NewClient(cfg.AdminListen)
+	if err != nil {
+		return false, err
+	}
+	if cfg.AdminTokenFile != "" {
+		// Over the unix socket none is needed, so one that cannot be read is no error here.
+		if token, err := os.ReadFile(cfg.AdminTokenFile); err == nil {
+			client.UseToken(strings.TrimSpace(string(token)))
+		}
+	}
+	ctx, cancel := context.WithTimeout(cmd.Context(), askLimit)
+	defer cancel()
+	if err := client.Call(ctx, method, path, in, out); err != nil {
+		return false, err
+	}
+	if a.json {
+		return true, printJSON(cmd.OutOrStdout(), out)
+	}
+	return false, nil
+}
+
+func printJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
+// ago writes how long ago something was, as people say it.
+func ago(t time.Time) string {
+	switch d := time.Since(t); {
+	case d < time.Minute:
+		return "just now"
+	case d < time.Hour:
+		return d.Truncate(time.Minute).String()[:len(d.Truncate(time.Minute).String())-2] + " ago"
+	case d < 48*time.Hour:
+		return strings.TrimSuffix(d.Truncate(time.Hour).String(), "0m0s") + " ago"
+	}
+	return t.Local().Format(time.DateOnly)
+}

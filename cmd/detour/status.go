@@ -1,0 +1,124 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/detour-relay/detour/internal/admin"
+)
+
+// shownPeers is how many peers detour status lists unless it is told --all.
+const shownPeers = 50
+
+func statusCommand() *cobra.Command {
+	var all, long bool
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show the running relay: health, who may connect, who is connected",
+		Long:  "Show the running relay: its health, who may connect, and who is connected or waits. Takes the flags of `detour serve`;\n--state-dir, --admin-listen and --config tell it where to ask.",
+		Args:  noArguments(),
+	}
+	a := bindAsking(cmd)
+	cmd.Flags().BoolVar(&all, "all", false, "list every peer, and not the newest 50 alone")
+	cmd.Flags().BoolVar(&long, "long", false, "write keys whole")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		var s admin.Status
+		if done, err := a.call(cmd, "GET", "/v1/status", nil, &s); done || err != nil {
+			return err
+		}
+		return showStatus(cmd.OutOrStdout(), s, all, long)
+	}
+	return cmd
+}
+
+func showStatus(w io.Writer, s admin.Status, all, long bool) error {
+	health := "well"
+	if !s.Health.OK {
+		health = "NOT well: " + strings.Join(s.Health.Problems, "; ")
+	}
+	waiting := 0
+	for _, p := range s.Peers {
+		if p.Waiting {
+			waiting++
+		}
+	}
+	fmt.Fprintf(w, "detour     %s, up %s\nkey        %s\nhealth     %s\nadmits     %s\npeers      %d connected, %d waiting\n",
+		s.Version, time.Since(s.Started).Truncate(time.Second), s.ServerKey, health, admitsInWords(s.Admission), len(s.Peers)-waiting, waiting)
+	for _, t := range s.Admission.Tenants {
+		name := "source"
+		if t.Name != "" {
+			name = "tenant " + t.Name
+		}
+		fmt.Fprintf(w, "%-10s %s: %d logins\n", name, strings.Join(t.Sources, ", "), t.Admitted)
+	}
+	if s.Pending > 0 {
+		fmt.Fprintf(w, "pending    %d keys wait for you: detour admit pending\n", s.Pending)
+	}
+	if s.Bans > 0 {
+		fmt.Fprintf(w, "bans       %d: detour ban --list\n", s.Bans)
+	}
+	return showPeers(w, s.Peers, all, long)
+}
+
+func admitsInWords(a admin.Admission) string {
+	switch {
+	case a.Open:
+		return "EVERYBODY"
+	case len(a.Tenants) == 0:
+		return "nobody"
+	case a.Isolate:
+		return "members alone; tenants are kept apart"
+	}
+	return "members alone"
+}
+
+func showPeers(w io.Writer, peers []admin.Peer, all, long bool) error {
+	if len(peers) == 0 {
+		return nil
+	}
+	left := 0
+	if !all && len(peers) > shownPeers {
+		left = len(peers) - shownPeers
+		peers = peers[left:]
+	}
+	fmt.Fprintln(w)
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "KEY\tNAME\tTENANT\tADDRESS\tSINCE\tSTATE")
+	for _, p := range peers {
+		k := p.Key.Short()
+		if long {
+			k = p.Key.String()
+		}
+		addr := "-"
+		if p.Addr.IsValid() {
+			addr = p.Addr.String()
+		}
+		state := "connected"
+		switch {
+		case p.Waiting:
+			state = "WAITS"
+		case p.Mesh:
+			state = "sibling relay"
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", k, orDash(p.Name), orDash(p.Tenant), addr, ago(p.Since), state)
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	if left > 0 {
+		fmt.Fprintf(w, "and %d that came earlier: detour status --all\n", left)
+	}
+	return nil
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
