@@ -18,7 +18,7 @@ LOGINS    ?= 4000
 # What the e2e target runs unless SCENARIOS says otherwise: everything that this version supports.
 SCENARIOS ?= first a b c d e f g m n o p
 
-.PHONY: storm run build check fmt lint vet cross tidy pgo pgo-check test soak fuzz interop e2e bench clean proxies release image docs acme
+.PHONY: attack storm run build check fmt lint vet cross tidy pgo pgo-check test soak fuzz interop e2e bench clean proxies release image docs acme
 .DEFAULT_GOAL := build
 
 run: build ## start a relay: ADMIT=any opens it, ARGS= adds flags
@@ -61,6 +61,10 @@ soak: ## SOAK handshakes while certificates are replaced without a pause, each s
 
 storm: build ## LOGINS logins while the certificate is replaced every second: none may fail
 	./scripts/storm.sh $(LOGINS)
+
+attack: build ## strangers against a relay on loopback: floods in bounded memory, then a quiet pair beside each attack, 2 minutes
+	$(NO_PGO) DETOUR_ATTACK=1 $(GO) test -count=1 -v -run 'Flood|LargeLogins|TableMemory' ./internal/admit ./internal/daemon ./internal/listen
+	./scripts/attack.sh
 
 fuzz: ## each fuzz target for FUZZTIME
 	./scripts/fuzz.sh $(FUZZTIME)

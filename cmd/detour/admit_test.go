@@ -144,7 +144,7 @@ func TestAdmitCommands(t *testing.T) {
 	// What was decided outlives the relay.
 	s.stop()
 	s = start(t, append([]string{"serve"}, freePorts(dir)...)...)
-	ann = join(t, s, a)
+	join(t, s, a)
 	ask("status").want(t, exitOK, "1 connected, 0 waiting", "")
 }
 

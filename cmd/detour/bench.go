@@ -29,8 +29,13 @@ With --fanin, 20 for example, that many senders send to one receiver that reads 
 nothing to do with it sends 1000 small packets/s: its latency and loss are measured for the --duration without the
 fan-in and then under it. Whether the relay keeps the slow receiver is reported, and is no failure.
 
+With --attack a quiet pair is measured alone, and then beside logins of strangers, garbage, slow and half-open clients and
+a flood from the lobby. The relay is to be closed but for the two --quiet-key, with a second port for the attackers,
+which --attack-through names: there they send PROXY headers, since a relay does not bound loopback. scripts/attack.sh
+starts one so.
+
 Off loopback it wants --this-relay-is-mine and keeps to bounds: 1000 packets/s unless --rate says otherwise, 20000 at
-most, 100 pairs, a minute. --fanin, --idle, --storm and --stun work on loopback only. Ctrl-C ends a run early and
+most, 100 pairs, a minute. --fanin, --idle, --storm, --stun and --attack work on loopback only. Ctrl-C ends a run early and
 reports what was measured. The table, or with --json one object, is all that standard output gets. The exit status is 1
 when a connection failed or a packet arrived corrupted.`
 
@@ -43,6 +48,7 @@ type benchFlags struct {
 	load                     bench.Load
 	fanIn, idle, storm, stun int
 	stunPort                 uint16
+	attack                   attackFlags
 }
 
 func benchCommand() *cobra.Command {
@@ -72,19 +78,20 @@ func benchCommand() *cobra.Command {
 	fl.IntVar(&f.idle, "idle", 0, "measure memory with this `number` of idle peers instead; needs --server-pid")
 	fl.IntVar(&f.storm, "storm", 0, "measure this `number` of logins instead, 16 at a time")
 	fl.IntVar(&f.stun, "stun", 0, "measure this `number` of STUN requests instead")
+	f.attack.register(fl)
 	fl.Uint16Var(&f.stunPort, "stun-port", 3478, "UDP `port` of the relay's STUN server")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if f.relay == "" {
 			return wrongUsage(cmd, "no --relay is given")
 		}
 		modes := 0
-		for _, mode := range []string{"fanin", "idle", "storm", "stun"} {
+		for _, mode := range []string{"fanin", "idle", "storm", "stun", "attack"} {
 			if cmd.Flags().Changed(mode) {
 				modes++
 			}
 		}
 		if modes > 1 {
-			return wrongUsage(cmd, "--fanin, --idle, --storm and --stun measure different things: give one of them")
+			return wrongUsage(cmd, "--fanin, --idle, --storm, --stun and --attack measure different things: give one of them")
 		}
 		return f.run(cmd)
 	}
@@ -120,7 +127,7 @@ func (f *benchFlags) run(cmd *cobra.Command) error {
 // measure does what the flags ask for, and reports whether anything was measured.
 func (f *benchFlags) measure(ctx context.Context, cmd *cobra.Command, t bench.Target) (report bench.Report, measured bool, err error) {
 	changed := cmd.Flags().Changed
-	if !changed("stun") {
+	if !changed("stun") && !f.attack.on { // an attack has keys of its own
 		if err := t.CheckAdmitted(ctx); err != nil {
 			return nil, false, err
 		}
@@ -138,6 +145,13 @@ func (f *benchFlags) measure(ctx context.Context, cmd *cobra.Command, t bench.Ta
 	case changed("storm"):
 		r, err := bench.Storm(ctx, t, f.storm)
 		return r, r.Seconds > 0, err
+	case f.attack.on:
+		o, err := f.attack.options(f.load)
+		if err != nil {
+			return nil, false, err
+		}
+		r, err := bench.Attack(ctx, t, o)
+		return r, len(r.Attacks) > 0, err
 	case changed("stun"):
 		r, err := bench.STUN(ctx, t, f.stunPort, f.stun)
 		return r, r.Responses > 0, err

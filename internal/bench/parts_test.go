@@ -212,6 +212,7 @@ func TestJSON(t *testing.T) {
 		{IdleReport{Common: Common{Server: server}}, common + "peers lost_peers logins_per_second"},
 		{StormReport{Common: Common{Server: server}, FirstError: "x"}, common + "logins failed_logins first_error logins_per_second latency"},
 		{STUNReport{Common: Common{Server: server}}, common + "requests responses wrong_responses responses_per_second"},
+		{AttackReport{Common: Common{Server: server}}, common + "connections_per_second attacks"},
 		{PairsReport{}, ""},
 	} {
 		var text bytes.Buffer

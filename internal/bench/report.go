@@ -17,7 +17,7 @@ type row struct{ name, value string }
 
 // Common is in every report.
 type Common struct {
-	Mode  string `json:"mode"` // pairs, fanin, idle, storm or stun
+	Mode  string `json:"mode"` // pairs, fanin, idle, storm, stun or attack
 	Relay string `json:"relay"`
 	// Complete is false when the run was stopped before its end.
 	Complete bool    `json:"complete"`

@@ -52,7 +52,8 @@ type Target struct {
 	// from one goroutine at a time.
 	Progress func(line string)
 
-	remote bool // set by settle
+	remote bool  // set by settle
+	keys   *ring // nil: fresh ones
 }
 
 // settle finds out whether the relay is on loopback. If it is, the address that
@@ -124,6 +125,9 @@ func (t Target) options() client.Options {
 		cfg.MaxVersion = tls.VersionTLS12
 	}
 	o.TLS, o.AppName, o.CanAckPings = cfg, appName, true
+	if t.keys != nil {
+		o.Key = t.keys.take()
+	}
 	return o
 }
 

@@ -23,6 +23,7 @@ const (
 func (c *command) convert() config.Config {
 	cfg := c.host.Base
 	c.admission(&cfg)
+	c.acceptRate(&cfg)
 	cfg.Refusal = config.RefusalClose // as derper does
 	cfg.RegionID = regionID
 	cfg.STUNMode = config.STUNTailscale

@@ -31,6 +31,8 @@ type flags struct {
 	verify, failOpen                     bool
 	socket, verifyURL                    string
 	keepAlive, userTimeout, writeTimeout time.Duration
+	acceptLimit                          float64 // connections a second
+	acceptBurst                          int
 }
 
 // register returns a flag set that knows every flag of derper 1.102 with its
@@ -69,6 +71,8 @@ func (f *flags) register(cacheDir, home string) *flag.FlagSet {
 	s.StringVar(&f.socket, "socket", "", "`path` of tailscaled's socket, for -verify-clients")
 	s.StringVar(&f.verifyURL, "verify-client-url", "", "admit only nodes that this `URL` allows; with -verify-clients both must")
 	s.BoolVar(&f.failOpen, "verify-client-url-fail-open", true, "admit when -verify-client-url cannot be reached")
+	s.Float64Var(&f.acceptLimit, "accept-connection-limit", math.Inf(1), "new connections per second; those above are refused")
+	s.IntVar(&f.acceptBurst, "accept-connection-burst", math.MaxInt, "new connections at once, above which -accept-connection-limit holds")
 	registerUnsupported(s, home)
 	return s
 }
@@ -85,8 +89,6 @@ func registerUnsupported(s *flag.FlagSet, home string) {
 	s.String("secrets-url", "", "`URL` of a setec server that holds the mesh key"+not)
 	s.String("secrets-path-prefix", "prod/derp", "`prefix` of names on the setec server"+not)
 	s.String("secrets-cache-dir", secretsCache, "`directory` for secrets from the setec server"+not)
-	s.Float64("accept-connection-limit", math.Inf(1), "new connections per second"+not)
-	s.Int("accept-connection-burst", math.MaxInt, "new connections above the limit at once"+not)
 	s.String("rate-config", "", "`file` of receive limits in JSON"+not)
 	s.Bool("ace", false, "CONNECT proxy"+not)
 }
@@ -100,8 +102,6 @@ var unsupported = []struct{ flag, hint string }{
 	{"secrets-url", "put the mesh key into a file and give -mesh-psk-file"},
 	{"secrets-path-prefix", "put the mesh key into a file and give -mesh-psk-file"},
 	{"secrets-cache-dir", "put the mesh key into a file and give -mesh-psk-file"},
-	{"accept-connection-limit", "drop it, and limit new connections in the firewall"},
-	{"accept-connection-burst", "drop it, and limit new connections in the firewall"},
 	{"rate-config", "drop it: peers are then not limited"},
 	{"ace", "drop it: no proxy for CONNECT is offered"},
 }

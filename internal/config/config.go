@@ -113,4 +113,11 @@ type Config struct {
 	Isolate            bool          // keep tenants apart
 	Refusal            string        // RefusalLobby or RefusalClose
 	AdminTokenFile     string        // file of the token that opens the control API on TCP; empty: it is closed there
+
+	// Before admission, in table_limits.go; 0: no limit.
+	LoginPending int // unfinished connections of one source: an IPv4 address or IPv6 /64
+	LoginRate    int // new connections of one source in a second
+	LoginBurst   int // new connections of one source at once
+	AcceptRate   int // new connections of all in a second
+	AcceptBurst  int // new connections of all at once
 }

@@ -154,6 +154,8 @@ func TestEveryLayerSetsEverySetting(t *testing.T) {
 		"acme_directory": {"https://a/d", "https://b/d"}, "acme_email": {"a@b.example", "c@d.example"}, "acme_eab_kid": {"a", "b"},
 		"acme_eab_key_file": {"/a", "/b"}, "acme_ca_file": {"/a", "/b"}, "acme_name": {"a.example", "192.0.2.1"},
 		"acme_dns_hook": {"/a", "/b"}, "acme_ip_profile": {"none", "other"}, "acme_switch": {"true", "false"},
+		"login_pending_per_source": {"0", "1"}, "login_rate_per_source": {"0", "1"}, "login_burst_per_source": {"0", "1"},
+		"accept_rate": {"1", "2"}, "accept_burst": {"1", "2"},
 		"log_format": {"json", "text"}, "log_level": {"warn", "debug"},
 		"cert_pair": {"/a,/b", "/c"}, "strict_sni": {"true", "false"},
 		"trusted_proxies": {"192.0.2.0/24", "unix"}, "fallback": {"http://127.0.0.1:8080", "/srv/www"},

@@ -22,6 +22,7 @@ func table() []setting {
 		section("Certificate from an authority (cert_mode acme)", acmeSettings()),
 		section("Who may connect", admitSettings()),
 		section("Who may connect", moreAdmitSettings()),
+		section("What strangers may cost", limitSettings()),
 		section("Timeouts", timeSettings()),
 		section("Log", logSettings()),
 		section("The process", runSettings()),

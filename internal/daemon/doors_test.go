@@ -215,7 +215,7 @@ func TestProxiedConnectionsAreFast(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	served := make(chan error, 1)
 	go func() {
-		served <- door.Serve(ctx, func(_ context.Context, raw net.Conn, _ func()) {
+		served <- door.Serve(ctx, func(_ context.Context, raw net.Conn, _ func(bool)) {
 			c := link.Accept(raw, nil)
 			defer c.Close()
 			fmt.Fprintf(c, "%v %v", c.Fast(), c.RemoteAddr())

@@ -28,9 +28,10 @@ type entrance struct {
 
 // listenRelay binds the relay's own addresses.
 func (d *Daemon) listenRelay(ctx context.Context) error {
-	also := d.cfg.AlsoEntries()
+	also, limits := d.cfg.AlsoEntries(), d.limits(true)
 	for i, s := range d.cfg.Doors() {
 		o := d.doorOptions("--" + strings.ReplaceAll(s.Setting, "_", "-"))
+		o.Limits = limits
 		o.Proxies, o.ProxyUnix, o.Mode = s.ProxyProtocol, s.ProxyUnix, s.Mode
 		door, err := listen.Listen(ctx, s.Address, o)
 		if err != nil {
@@ -135,7 +136,7 @@ func (d *Daemon) listenHTTP(ctx context.Context) (err error) {
 	}
 	o := d.doorOptions("--http-listen")
 	address, mode := config.AddressAndMode(d.cfg.HTTPListen)
-	o.Mode = mode
+	o.Mode, o.Limits = mode, d.limits(false)
 	if d.httpDoor, err = listen.Listen(ctx, address, o); err != nil {
 		return err
 	}
@@ -193,10 +194,23 @@ func (d *Daemon) listenSTUNAt(address *string, flag string) error {
 }
 
 func (d *Daemon) doorOptions(flag string) listen.Options {
-	exempt, _ := d.cfg.TrustedFrom()
 	return listen.Options{
-		Flag: flag, KeepAlive: d.cfg.TCPKeepAlive, UserTimeout: d.cfg.TCPUserTimeout, Exempt: exempt, Inherited: d.inherited, Logger: d.log,
+		Flag: flag, KeepAlive: d.cfg.TCPKeepAlive, UserTimeout: d.cfg.TCPUserTimeout, Inherited: d.inherited, Logger: d.log,
 	}
+}
+
+// limits are those that the relay's doors share, or another door has for itself: the
+// rate of all connections is the relay's alone.
+func (d *Daemon) limits(relay bool) *listen.Limits {
+	o := listen.LimitOptions{Pending: d.cfg.LoginPending, Rate: d.cfg.LoginRate, Burst: d.cfg.LoginBurst}
+	o.Exempt, _ = d.cfg.TrustedFrom()
+	if relay {
+		o.AcceptRate, o.AcceptBurst = float64(d.cfg.AcceptRate), d.cfg.AcceptRate
+		if d.cfg.AcceptBurst > 0 {
+			o.AcceptBurst = d.cfg.AcceptBurst
+		}
+	}
+	return listen.NewLimits(o)
 }
 
 // boundAt is a listen setting with what was really bound.

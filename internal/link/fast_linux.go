@@ -98,6 +98,9 @@ func acceptFast(raw net.Conn, cfg *tls.Config) *Conn {
 // readAhead makes b what TLS reads first. It is for before the handshake.
 func (f *fast) readAhead(b []byte) { f.feed.ahead = b }
 
+// shaken notes that the handshake is over.
+func (f *fast) shaken() { f.feed.greeted = true }
+
 // overTCP is a connection whose address is not that of its socket, as one that
 // came through a proxy.
 type overTCP interface {

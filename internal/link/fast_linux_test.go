@@ -445,3 +445,23 @@ func TestEchoLeavesByItself(t *testing.T) {
 		t.Errorf("the peer got %q, %v", got, err)
 	}
 }
+
+// A ClientHello that does not end is not kept for long.
+func TestEndlessHello(t *testing.T) {
+	cfg := serverConfig(t)
+	ours, peer := tcp(t)
+	c := Accept(ours, cfg)
+	done := make(chan error, 1)
+	go func() { done <- c.Handshake(t.Context()) }()
+	hello := []byte{22, 3, 1, 0x40, 0, 1, 0, 0xff, 0xff} // a record of 16 KiB, a ClientHello of 64 KiB
+	record := append(hello, make([]byte, 0x4000-4)...)
+	for range 2 {
+		if _, err := peer.Write(record); err != nil {
+			break // it has hung up
+		}
+		record = append([]byte{22, 3, 1, 0x40, 0}, make([]byte, 0x4000)...)
+	}
+	if err := <-done; !errors.Is(err, errHello) {
+		t.Errorf("ended with %v", err)
+	}
+}

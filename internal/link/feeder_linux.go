@@ -2,6 +2,7 @@ package link
 
 import (
 	"encoding/binary"
+	"fmt"
 	"io"
 	"net"
 )
@@ -10,7 +11,13 @@ const (
 	recordHeader = 5            // type (1), version (2), length (2); RFC 8446, 5.1
 	maxRecord    = 16384 + 2048 // TLS 1.2's limit for what follows; 1.3 allows less
 	aheadSize    = 2 << 10      // read ahead while shaking hands, in bytes
+	// maxHello is how much a client may send until hands are shaken, in bytes. Real
+	// ones send some 2 KiB, post-quantum keys included; TLS itself would keep 64 KiB.
+	maxHello = 24 << 10
 )
+
+// errHello ends a handshake that is no client's.
+var errHello = fmt.Errorf("link: more than %d bytes of TLS handshake", maxHello)
 
 // feeder is what crypto/tls takes for its connection. It hands out no byte
 // beyond the end of a record, so that TLS keeps no surplus that the codec could
@@ -22,9 +29,11 @@ type feeder struct {
 	fast *fast
 
 	// Owned by the reading goroutine.
-	codec bool
-	ahead []byte // read ahead while shaking hands
-	left  int    // bytes of the record at hand that TLS has not been given
+	codec   bool
+	ahead   []byte // read ahead while shaking hands
+	hello   int    // bytes read while shaking hands
+	greeted bool   // hands are shaken
+	left    int    // bytes of the record at hand that TLS has not been given
 }
 
 func (f *feeder) Read(p []byte) (int, error) {
@@ -85,6 +94,11 @@ func (f *feeder) more(in *[]byte) error {
 	}
 	buf := make([]byte, aheadSize)
 	n, err := f.TCPConn.Read(buf)
+	if !f.greeted {
+		if f.hello += n; f.hello > maxHello {
+			return errHello
+		}
+	}
 	if n > 0 {
 		*in = append(*in, buf[:n]...)
 		return nil

@@ -111,8 +111,15 @@ func (c *Conn) Fast() bool {
 
 // Handshake completes TLS, if there is any. The connection's deadlines hold.
 func (c *Conn) Handshake(ctx context.Context) error {
-	if t, ok := c.Conn.(*tls.Conn); ok {
-		return t.HandshakeContext(ctx)
+	t, ok := c.Conn.(*tls.Conn)
+	if !ok {
+		return nil
+	}
+	if err := t.HandshakeContext(ctx); err != nil {
+		return err
+	}
+	if f, ok := c.codec.(interface{ shaken() }); ok {
+		f.shaken()
 	}
 	return nil
 }

@@ -39,13 +39,11 @@ type Options struct {
 	// acknowledgement before the kernel gives the connection up, in whole
 	// milliseconds. Linux only, ignored elsewhere. 0: as the system has it.
 	UserTimeout time.Duration
-	// Exempt are the networks that no share of MaxPending bounds: of proxies, behind
-	// each of which are many clients.
-	Exempt []netip.Prefix
-	// MaxPending bounds the connections that are not ready yet; one source, an IPv4
-	// address or IPv6 /64 that is not loopback, may have a sixteenth of them.
-	// 0: DefaultMaxPending.
+	// MaxPending bounds the connections that are not ready yet. 0: DefaultMaxPending.
 	MaxPending int
+	// Limits bound what one source may bring, and how many connections come at all.
+	// Doors may share them. nil: Default… of each source, for this Door alone.
+	Limits *Limits
 	// Proxies are the networks of proxies that speak the PROXY protocol, version 1
 	// or 2: a connection from there must begin with its header, and is its client's
 	// from then on. From elsewhere the header is not read.
@@ -63,12 +61,14 @@ type Options struct {
 
 // Handler serves one connection until it ends, and closes it. It calls ready
 // once the connection has finished its login or belongs to somebody who bounds
-// it otherwise; that frees its place among the unfinished. ctx is the one given
-// to Serve. When it is done, the handler must come to its end.
+// it otherwise; that frees its place among the unfinished. admitted says that it
+// is a peer's that may use the relay, which then never counted against its source;
+// ready may be called again when that comes out later. ctx is the one given to
+// Serve. When it is done, the handler must come to its end.
 //
 // c is a *net.TCPConn, a *Proxied over one, or another connection, as over a unix
 // socket: then its address is no IP address unless a proxy named one.
-type Handler func(ctx context.Context, c net.Conn, ready func())
+type Handler func(ctx context.Context, c net.Conn, ready func(admitted bool))
 
 // Door is an open address.
 type Door struct {
@@ -83,14 +83,15 @@ type Door struct {
 	rests   atomic.Uint64                 // calls of Rest
 
 	accepted     atomic.Uint64
-	refusedFull  atomic.Uint64
+	refused      [refusals]atomic.Uint64
 	acceptErrors atomic.Uint64
 	panics       atomic.Uint64
 	badProxy     atomic.Uint64
 	badHeader    rate.Sometimes
+	tellRefused  rate.Sometimes
 	pending      atomic.Int64 // raised by the accept loop alone
 	open         atomic.Int64
-	sources      sources
+	limits       *Limits
 }
 
 // Listen opens addr, which is one of
@@ -161,7 +162,8 @@ func listenInherited(addr string, o Options) (*Door, error) {
 func newDoor(l net.Listener, o Options) *Door {
 	d := &Door{
 		listener: l, logger: o.Logger, maxPending: int64(o.MaxPending), proxies: o.Proxies, proxyUnix: o.ProxyUnix,
-		badHeader: rate.Sometimes{First: 1, Interval: logEvery},
+		limits:    o.Limits,
+		badHeader: rate.Sometimes{First: 1, Interval: logEvery}, tellRefused: rate.Sometimes{First: 1, Interval: logEvery},
 	}
 	if d.logger == nil {
 		d.logger = slog.New(slog.DiscardHandler)
@@ -169,8 +171,9 @@ func newDoor(l net.Listener, o Options) *Door {
 	if d.maxPending <= 0 {
 		d.maxPending = DefaultMaxPending
 	}
-	d.sources.limit = max(1, d.maxPending/shareOfPending)
-	d.sources.exempt = o.Exempt
+	if d.limits == nil {
+		d.limits = defaultLimits()
+	}
 	return d
 }
 
@@ -223,20 +226,14 @@ func (d *Door) Serve(ctx context.Context, handle Handler) error {
 	defer handlers.Wait()
 
 	fails := failures{logger: d.logger, addr: d.listener.Addr()}
-	full := rate.Sometimes{First: 1, Interval: logEvery}
 	var slept uint64
 	for {
 		c, err := d.listener.Accept()
 		switch {
 		case err == nil:
 			fails.over()
-			if leave, ok := d.enter(c); ok {
-				handlers.Go(func() { d.run(ctx, c, handle, leave) })
-			} else {
-				full.Do(func() {
-					d.logger.Warn("too many unfinished connections: some are refused; hint: see who connects, and let a firewall bound it",
-						"addr", c.RemoteAddr(), "refused", d.refusedFull.Load())
-				})
+			if place, ok := d.enter(c); ok {
+				handlers.Go(func() { d.run(ctx, c, handle, place) })
 			}
 		case ctx.Err() != nil || errors.Is(err, net.ErrClosed):
 			return nil
@@ -250,17 +247,20 @@ func (d *Door) Serve(ctx context.Context, handle Handler) error {
 	}
 }
 
-// enter counts c in, or closes it when too many are unfinished, of all or of its
-// source.
-func (d *Door) enter(c net.Conn) (leave func(), ok bool) {
-	if d.pending.Load() < d.maxPending {
-		leave, ok = func() {}, true
-		if !d.isProxy(c) { // a proxy's clients are counted once they are known
-			leave, ok = d.sources.enter(c)
-		}
+// enter counts c in, or closes it when too many come or are unfinished, of all or
+// of its source.
+func (d *Door) enter(c net.Conn) (*stay, bool) {
+	place, why := &stay{}, taken
+	switch {
+	case d.pending.Load() >= d.maxPending:
+		why = refusedFull
+	case !d.limits.admitRate():
+		why = refusedAccept
+	case !d.isProxy(c): // a proxy's clients are counted once they are known
+		place, why = d.limits.enter(c)
 	}
-	if !ok {
-		d.refuse(c)
+	if why != taken {
+		d.refuse(c, why)
 		return nil, false
 	}
 	if tcp, ok := c.(*net.TCPConn); ok && d.keepAlive != nil {
@@ -269,48 +269,64 @@ func (d *Door) enter(c net.Conn) (leave func(), ok bool) {
 	d.accepted.Add(1)
 	d.pending.Add(1)
 	d.open.Add(1)
-	return leave, true
+	return place, true
 }
 
 // refuse closes a connection that is one too many.
-func (d *Door) refuse(c net.Conn) {
-	d.refusedFull.Add(1)
+func (d *Door) refuse(c net.Conn, why refusal) {
+	d.refused[why].Add(1)
 	if linger, ok := c.(interface{ SetLinger(sec int) error }); ok {
 		// A reset tells the client at once, and leaves no TIME_WAIT here.
 		_ = linger.SetLinger(0) // if it fails, closing says goodbye properly
 	}
 	_ = c.Close() // there is nobody to tell
+	d.tellRefused.Do(func() {
+		d.logger.Warn("connections are refused; hint: see who connects, and let a firewall bound it, or raise the limit "+
+			"(login_*_per_source, accept_rate) if they are yours", "reason", why, "addr", c.RemoteAddr(), "refused", d.refusedNow())
+	})
 }
 
-func (d *Door) run(ctx context.Context, c net.Conn, handle Handler, leave func()) {
+func (d *Door) refusedNow() (n uint64) {
+	for i := range d.refused {
+		n += d.refused[i].Load()
+	}
+	return n
+}
+
+func (d *Door) run(ctx context.Context, c net.Conn, handle Handler, place *stay) {
 	defer d.open.Add(-1)
-	ready := sync.OnceFunc(func() { d.pending.Add(-1); leave() })
-	defer func() { ready() }()
+	var once sync.Once
+	ready := func(admitted bool) {
+		once.Do(func() { d.pending.Add(-1) })
+		place.leave(admitted)
+	}
+	defer func() { ready(false) }()
 	defer d.survive(c)
 	if d.isProxy(c) {
-		client, clientLeaves, ok := d.welcome(ctx, c)
+		client, clients, ok := d.welcome(ctx, c)
 		if !ok {
 			return
 		}
-		c, leave = client, clientLeaves
+		c, place = client, clients
 	}
 	handle(ctx, c, ready)
 }
 
 // welcome learns from a proxy whose connection it is, and counts that source in.
 // A connection that it does not take is closed.
-func (d *Door) welcome(ctx context.Context, c net.Conn) (client net.Conn, leave func(), ok bool) {
+func (d *Door) welcome(ctx context.Context, c net.Conn) (client net.Conn, place *stay, ok bool) {
 	client, err := unveil(ctx, c)
 	if err != nil {
 		d.unnamed(ctx, c, err)
 		_ = c.Close() // there is nobody to tell
 		return nil, nil, false
 	}
-	if leave, ok = d.sources.enter(client); !ok {
-		d.refuse(client)
+	place, why := d.limits.enter(client)
+	if why != taken {
+		d.refuse(client, why)
 		return nil, nil, false
 	}
-	return client, leave, true
+	return client, place, true
 }
 
 // unnamed counts and tells of a proxy's connection without a good header. One
@@ -342,24 +358,32 @@ func (d *Door) survive(c net.Conn) {
 
 // Stats are a Door's counts since it was made, and what is there now.
 type Stats struct {
-	Accepted     uint64 `json:"accepted"`      // connections given to the handler
-	RefusedFull  uint64 `json:"refused_full"`  // connections closed because too many were unfinished
-	AcceptErrors uint64 `json:"accept_errors"` // failed calls of accept
-	Panics       uint64 `json:"panics"`        // connections that met a bug and were closed for it
-	BadProxy     uint64 `json:"bad_proxy"`     // connections of proxies without a good PROXY header
-	Pending      int64  `json:"pending"`       // connections now that are not ready
-	Open         int64  `json:"open"`          // connections now, ready or not
+	Accepted    uint64 `json:"accepted"`     // connections given to the handler
+	RefusedFull uint64 `json:"refused_full"` // connections closed because too many were unfinished
+	// Connections closed because too many of their source were unfinished, because
+	// their source made too many, and because all together came faster than accept_rate.
+	RefusedPending uint64 `json:"refused_source_pending"`
+	RefusedRate    uint64 `json:"refused_source_rate"`
+	RefusedAccept  uint64 `json:"refused_accept_rate"`
+	AcceptErrors   uint64 `json:"accept_errors"` // failed calls of accept
+	Panics         uint64 `json:"panics"`        // connections that met a bug and were closed for it
+	BadProxy       uint64 `json:"bad_proxy"`     // connections of proxies without a good PROXY header
+	Pending        int64  `json:"pending"`       // connections now that are not ready
+	Open           int64  `json:"open"`          // connections now, ready or not
 }
 
 // Stats returns the counts. Each is exact; together they are no snapshot.
 func (d *Door) Stats() Stats {
 	return Stats{
-		Accepted:     d.accepted.Load(),
-		RefusedFull:  d.refusedFull.Load(),
-		AcceptErrors: d.acceptErrors.Load(),
-		Panics:       d.panics.Load(),
-		BadProxy:     d.badProxy.Load(),
-		Pending:      d.pending.Load(),
-		Open:         d.open.Load(),
+		Accepted:       d.accepted.Load(),
+		RefusedFull:    d.refused[refusedFull].Load(),
+		RefusedPending: d.refused[refusedPending].Load(),
+		RefusedRate:    d.refused[refusedRate].Load(),
+		RefusedAccept:  d.refused[refusedAccept].Load(),
+		AcceptErrors:   d.acceptErrors.Load(),
+		Panics:         d.panics.Load(),
+		BadProxy:       d.badProxy.Load(),
+		Pending:        d.pending.Load(),
+		Open:           d.open.Load(),
 	}
 }

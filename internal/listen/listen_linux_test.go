@@ -56,7 +56,7 @@ func acceptOne(t *testing.T, o Options) net.Conn {
 	accepted := make(chan net.Conn, 1)
 	served := make(chan error, 1)
 	go func() {
-		served <- d.Serve(ctx, func(_ context.Context, c net.Conn, _ func()) { accepted <- c })
+		served <- d.Serve(ctx, func(_ context.Context, c net.Conn, _ func(bool)) { accepted <- c })
 	}()
 	client, err := net.Dial("tcp", d.Addr().String())
 	if err != nil {

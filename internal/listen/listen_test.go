@@ -71,10 +71,10 @@ func TestServeAndStop(t *testing.T) {
 	served := make(chan error, 1)
 	entered, handlerDone := make(chan struct{}), make(chan struct{})
 	go func() {
-		served <- d.Serve(ctx, func(ctx context.Context, c net.Conn, ready func()) {
+		served <- d.Serve(ctx, func(ctx context.Context, c net.Conn, ready func(bool)) {
 			defer c.Close()
-			ready()
-			ready() // again must not count twice
+			ready(false)
+			ready(false) // again must not count twice
 			if _, err := io.WriteString(c, "hello"); err != nil {
 				t.Errorf("write: %v", err)
 			}
@@ -135,11 +135,11 @@ func TestMaxPending(t *testing.T) {
 		finish := make(chan struct{})
 		served := make(chan error, 1)
 		go func() {
-			served <- d.Serve(ctx, func(ctx context.Context, c net.Conn, ready func()) {
+			served <- d.Serve(ctx, func(ctx context.Context, c net.Conn, ready func(bool)) {
 				defer c.Close()
 				select {
 				case <-finish:
-					ready()
+					ready(false)
 					<-ctx.Done()
 				case <-ctx.Done():
 				}
@@ -189,7 +189,7 @@ func TestAcceptErrorsBackOff(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		served := make(chan error, 1)
 		go func() {
-			served <- d.Serve(ctx, func(_ context.Context, c net.Conn, _ func()) { c.Close() })
+			served <- d.Serve(ctx, func(_ context.Context, c net.Conn, _ func(bool)) { c.Close() })
 		}()
 		if _, err := client.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 			t.Fatalf("the connection after the errors was not served: %v", err)
@@ -268,7 +268,7 @@ func TestPanicEndsOneConnectionOnly(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	served := make(chan error, 1)
 	go func() {
-		served <- d.Serve(ctx, func(_ context.Context, c net.Conn, _ func()) {
+		served <- d.Serve(ctx, func(_ context.Context, c net.Conn, _ func(bool)) {
 			if d.Stats().Accepted == 1 {
 				panic("a bug")
 			}

@@ -33,7 +33,7 @@ func TestUnixSocket(t *testing.T) {
 	left.SetUnlinkOnClose(false)
 	left.Close() // as a killed relay leaves it
 
-	d, err := Listen(t.Context(), "unix:"+path, Options{MaxPending: shareOfPending})
+	d, err := Listen(t.Context(), "unix:"+path, Options{Limits: NewLimits(LimitOptions{Pending: 1, Rate: 1})})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,7 +45,7 @@ func TestUnixSocket(t *testing.T) {
 	}
 	release := make(chan struct{})
 	entered := make(chan struct{}, 10)
-	serveEach(t, d, func(_ context.Context, c net.Conn, _ func()) {
+	serveEach(t, d, func(_ context.Context, c net.Conn, _ func(bool)) {
 		defer c.Close()
 		entered <- struct{}{}
 		<-release
@@ -70,7 +70,7 @@ func TestUnixSocketOfAProxy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	serveEach(t, d, func(_ context.Context, c net.Conn, _ func()) {
+	serveEach(t, d, func(_ context.Context, c net.Conn, _ func(bool)) {
 		defer c.Close()
 		io.WriteString(c, c.RemoteAddr().String())
 		if err := c.(interface{ CloseWrite() error }).CloseWrite(); err != nil {

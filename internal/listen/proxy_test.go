@@ -134,9 +134,9 @@ func fromLoopback(o Options) Options {
 
 // tellAddress answers with the client's address and what it sent.
 func tellAddress(t *testing.T) Handler {
-	return func(_ context.Context, c net.Conn, ready func()) {
+	return func(_ context.Context, c net.Conn, ready func(bool)) {
 		defer c.Close()
-		ready()
+		ready(false)
 		if _, ok := c.(interface{ TCP() *net.TCPConn }); !ok {
 			if _, ok := c.(*net.TCPConn); !ok {
 				t.Errorf("a %T is no TCP connection to the relay", c)
@@ -187,7 +187,7 @@ func TestSpoofedHeader(t *testing.T) {
 	if got, local := ask(t, d, headers[0].raw); got != local+" PROXY" {
 		t.Errorf("%q, want the socket's own address and the header as data", got)
 	}
-	d = proxyDoor(t, o, func(ctx context.Context, c net.Conn, _ func()) {
+	d = proxyDoor(t, o, func(ctx context.Context, c net.Conn, _ func(bool)) {
 		defer c.Close()
 		if err := tls.Server(c, &tls.Config{}).HandshakeContext(ctx); err == nil {
 			t.Error("TLS took a PROXY header")
@@ -230,8 +230,8 @@ func TestSlowHeader(t *testing.T) {
 func TestClientsOfAProxyAreCountedApart(t *testing.T) {
 	release := make(chan struct{})
 	entered := make(chan string, 100)
-	o := fromLoopback(Options{MaxPending: shareOfPending}) // one for each source
-	d := proxyDoor(t, o, func(_ context.Context, c net.Conn, _ func()) {
+	o := fromLoopback(Options{Limits: NewLimits(LimitOptions{Pending: 1})})
+	d := proxyDoor(t, o, func(_ context.Context, c net.Conn, _ func(bool)) {
 		defer c.Close()
 		entered <- c.RemoteAddr().String()
 		<-release
@@ -254,7 +254,7 @@ func TestClientsOfAProxyAreCountedApart(t *testing.T) {
 		}
 	}
 	second := open("PROXY TCP4 198.51.100.1 203.0.113.1 2 443\r\n")
-	if b, err := io.ReadAll(second); len(b) > 0 || d.Stats().RefusedFull != 1 {
+	if b, err := io.ReadAll(second); len(b) > 0 || d.Stats().RefusedPending != 1 {
 		t.Errorf("a second one of one client: %q, %v, %+v", b, err, d.Stats())
 	}
 	close(release)
@@ -263,7 +263,7 @@ func TestClientsOfAProxyAreCountedApart(t *testing.T) {
 func TestBadHeadersAreTold(t *testing.T) {
 	var logs bytes.Buffer
 	o := fromLoopback(Options{Logger: slog.New(slog.NewTextHandler(&logs, nil))})
-	d := proxyDoor(t, o, func(_ context.Context, c net.Conn, _ func()) { c.Close() })
+	d := proxyDoor(t, o, func(_ context.Context, c net.Conn, _ func(bool)) { c.Close() })
 	for range 3 {
 		ask(t, d, strings.Repeat("x", 20))
 	}

@@ -31,9 +31,9 @@ func serveHello(t *testing.T, d *Door) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
 	go func() {
-		served <- d.Serve(ctx, func(ctx context.Context, c net.Conn, ready func()) {
+		served <- d.Serve(ctx, func(ctx context.Context, c net.Conn, ready func(bool)) {
 			defer c.Close()
-			ready()
+			ready(true)
 			_, _ = io.WriteString(c, "hello")
 			_, _ = io.Copy(c, c) // until the client goes
 		})

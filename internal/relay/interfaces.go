@@ -65,5 +65,7 @@ type Conn struct {
 	Link     Link
 	Addr     netip.AddrPort // of the client; invalid when unknown
 	NotIdeal bool           // the client named another relay as its ideal one
-	LoggedIn func()         // if set, called once when the login is over and has succeeded
+	// LoggedIn, if set, is called once when the login is over: admitted is false for
+	// a peer that waits for another verdict.
+	LoggedIn func(admitted bool)
 }

@@ -1,9 +1,11 @@
 package relay
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,7 +29,11 @@ const (
 	// Clients that think they are connected send some disco packets to find each
 	// other. What is beyond this is not theirs.
 	lobbyRate  = 16 << 10  // bytes a second from one peer
-	lobbyBurst = 256 << 10 // bytes
+	lobbyBurst = 128 << 10 // bytes
+	// lobbyTurns is how many times a second, and at once, the relay attends to those
+	// who wait, all together. What they send beyond it stays with them, however it is
+	// cut into records. So the last of them waits for the next turn a second.
+	lobbyTurns = DefaultLobbySize
 	// maxHealth bounds the text for a client, in bytes.
 	maxHealth = 1000
 )
@@ -52,6 +58,7 @@ type lobby struct {
 	mu     sync.Mutex
 	peers  map[uint64]*peer   // Guarded by mu. By id.
 	places *crowd.Set[uint64] // Guarded by mu. The same ids.
+	turns  *rate.Limiter      // locks itself
 }
 
 func (l *lobby) init(size int) {
@@ -60,6 +67,7 @@ func (l *lobby) init(size int) {
 	}
 	l.peers = make(map[uint64]*peer)
 	l.places = crowd.New[uint64](size, lobbyPerSource)
+	l.turns = rate.NewLimiter(lobbyTurns, lobbyTurns)
 }
 
 func (l *lobby) size() int {
@@ -159,7 +167,7 @@ func (s *Server) tooLong(p *peer) {
 // flushes.
 func (p *peer) tell(text string) {
 	if len(text) > maxHealth {
-		text = text[:maxHealth]
+		text = strings.ToValidUTF8(text[:maxHealth], "")
 	}
 	if p.seat.text == text {
 		return
@@ -168,8 +176,9 @@ func (p *peer) tell(text string) {
 	p.out.pushControl(derp.AppendHealth(nil, text))
 }
 
-// loiter bounds what a waiting peer sends.
+// loiter bounds what a waiting peer sends, and says when its next turn is.
 func (p *peer) loiter(bytes int) error {
+	p.pause = p.server.lobby.turns.Reserve().Delay() // it has one turn at a time, so about a second at most
 	if p.idle == nil {
 		p.idle = rate.NewLimiter(lobbyRate, lobbyBurst)
 	}
@@ -180,15 +189,48 @@ func (p *peer) loiter(bytes int) error {
 	return nil
 }
 
+// read serves p until its connection ends. Between the turns of a waiting peer the
+// link holds no buffer for it.
+func (p *peer) read(ctx context.Context) error {
+	for {
+		err := p.link.Fill(p.turn)
+		if err != nil || p.pause <= 0 {
+			return err
+		}
+		timer := time.NewTimer(p.pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+		}
+		p.pause = 0
+	}
+}
+
+// lobbyPeek is how much of a packet from the lobby is looked at, in bytes: enough to
+// tell its class. The rest is passed over, so that nobody who waits has it kept.
+const lobbyPeek = key.Size + 128
+
+// passOver counts the packet whose frame begins b, of size bytes without its header,
+// and has the rest of it skipped. It returns how many bytes it has used; 0 when too
+// few are there.
+func (p *peer) passOver(b []byte, size int) int {
+	n := derp.HeaderSize + min(size, lobbyPeek)
+	if len(b) < n {
+		return 0
+	}
+	_, packet := derp.ParsePacket(b[derp.HeaderSize:n])
+	c, length := classOf(packet), size-key.Size
+	p.tally.packets[c].packets++
+	p.tally.packets[c].bytes += uint64(length)
+	p.server.counts.dropOne(dropNotAdmitted, c, length)
+	p.skip = derp.HeaderSize + size - n
+	return n
+}
+
 // handleWaiting acts on one checked frame of a peer in the lobby.
 func (p *peer) handleWaiting(t derp.FrameType, body []byte) {
 	switch t {
-	case derp.SendPacket:
-		_, packet := derp.ParsePacket(body)
-		c := classOf(packet)
-		p.tally.packets[c].packets++
-		p.tally.packets[c].bytes += uint64(len(packet))
-		p.server.counts.dropOne(dropNotAdmitted, c, len(packet))
 	case derp.NotePreferred:
 		p.home = derp.ParseNotePreferred(body)
 	case derp.Ping:
@@ -197,7 +239,7 @@ func (p *peer) handleWaiting(t derp.FrameType, body []byte) {
 			p.server.counts.pongs.Add(1)
 			p.touch(p)
 		}
-	default: // the rest needs the mesh key, and who has that does not wait
+	default: // packets are passed over, and the rest needs the mesh key
 	}
 }
 

@@ -24,17 +24,42 @@ func (s *Server) loginUntil(ctx context.Context, c Conn) (*peer, error) {
 // peer's outbox holds its ServerInfo already, so that nothing can be written
 // before it.
 func (s *Server) login(ctx context.Context, c Conn) (*peer, error) {
-	k, sealed, err := s.hello(c.Link)
+	h, err := s.hello(c.Link)
+	defer func() { s.giveBack(&h) }()
 	if err != nil {
 		return nil, err
 	}
+	return s.answer(ctx, c, &h)
+}
+
+// greeted is what a client has said at the login, not opened yet.
+type greeted struct {
+	key    key.Public
+	sealed []byte
+	large  bool // it holds a part of the budget
+	behind bool // for what came with it and waits for the verdict
+}
+
+func (s *Server) giveBack(h *greeted) {
+	if h.large {
+		h.large = false
+		s.logins.give()
+	}
+}
+
+// answer opens what the client has said and asks whether it may join.
+func (s *Server) answer(ctx context.Context, c Conn, h *greeted) (*peer, error) {
+	k := h.key
 	shared, err := s.opts.Key.Shared(k)
 	if err != nil {
 		return nil, fmt.Errorf("login: %w", err)
 	}
-	info, err := derp.OpenClientInfo(shared, sealed)
+	info, err := derp.OpenClientInfo(shared, h.sealed)
 	if err != nil {
 		return nil, fmt.Errorf("login: %w", err)
+	}
+	if h.sealed = nil; !h.behind {
+		s.giveBack(h) // before the Admitter, who may take its time
 	}
 	mesh := s.opts.MeshKey.Equal(info.MeshKey)
 	var v Verdict
@@ -54,7 +79,7 @@ func (s *Server) login(ctx context.Context, c Conn) (*peer, error) {
 }
 
 // hello sends the greeting and waits for ClientInfo, both within loginTimeout.
-func (s *Server) hello(l Link) (k key.Public, sealed []byte, err error) {
+func (s *Server) hello(l Link) (h greeted, err error) {
 	timer := time.AfterFunc(loginTimeout, l.Doom)
 	defer func() {
 		if !timer.Stop() {
@@ -62,45 +87,60 @@ func (s *Server) hello(l Link) (k key.Public, sealed []byte, err error) {
 		}
 	}()
 	if err := l.Seal(derp.AppendServerKey(nil, s.PublicKey())); err != nil {
-		return k, nil, fmt.Errorf("send greeting: %w", err)
+		return h, fmt.Errorf("send greeting: %w", err)
 	}
 	if err := writeAll(l, loginTimeout); err != nil {
-		return k, nil, fmt.Errorf("send greeting: %w", err)
+		return h, fmt.Errorf("send greeting: %w", err)
 	}
 	err = l.Fill(func(batch []byte) (int, bool, error) {
-		body, used, err := firstFrame(batch)
-		if err != nil || used == 0 {
+		size, err := firstFrame(batch)
+		if err != nil || size == 0 {
 			return 0, false, err
 		}
+		h.behind = len(batch)-size > smallInfo
+		if !s.afford(&h, size > smallInfo || h.behind) {
+			return 0, false, errLoginBudget
+		}
+		if len(batch) < size {
+			return 0, false, nil
+		}
 		var shut []byte
-		k, shut, err = derp.ParseClientInfo(body)
-		sealed = append(sealed, shut...)
-		return used, true, err
+		h.key, shut, err = derp.ParseClientInfo(batch[derp.HeaderSize:size])
+		h.sealed = append(h.sealed, shut...)
+		return size, true, err
 	})
 	if err != nil {
-		return k, nil, fmt.Errorf("wait for client info: %w", err)
+		return h, fmt.Errorf("wait for client info: %w", err)
 	}
-	return k, sealed, nil
+	return h, nil
 }
 
-// firstFrame returns the body of the ClientInfo at the start of batch, or used 0
-// when it is not all there.
-func firstFrame(batch []byte) (body []byte, used int, err error) {
+// afford takes a part of the budget for a login that needs it and has none. It
+// reports false when there is none left.
+func (s *Server) afford(h *greeted, needed bool) bool {
+	if !needed || h.large {
+		return true
+	}
+	if h.large = s.logins.take(); !h.large {
+		s.counts.loginNoRoom.Add(1)
+	}
+	return h.large
+}
+
+// firstFrame returns the length, with its header, of the ClientInfo at the start of
+// batch, all of which need not be there; 0 when the header is not.
+func firstFrame(batch []byte) (size int, err error) {
 	t, n, ok := derp.ParseHeader(batch)
 	if !ok {
-		return nil, 0, nil
+		return 0, nil
 	}
 	if t != derp.ClientInfo {
-		return nil, 0, fmt.Errorf("first frame is %v", t)
+		return 0, fmt.Errorf("first frame is %v", t)
 	}
 	if err := derp.CheckLength(t, n); err != nil {
-		return nil, 0, err
+		return 0, err
 	}
-	used = derp.HeaderSize + int(n)
-	if len(batch) < used {
-		return nil, 0, nil
-	}
-	return batch[derp.HeaderSize:used], used, nil
+	return derp.HeaderSize + int(n), nil
 }
 
 // RefusedError is what ServeConn returns for a peer that is not admitted.

@@ -50,6 +50,7 @@ type peer struct {
 	home      bool          // the client calls this its home region
 	uncounted bool          // home is not in the figures: it was said in the lobby
 	idle      *rate.Limiter // of bytes in the lobby; nil until the first
+	pause     time.Duration // until its next turn in the lobby
 
 	// Owned by the flusher: what was sealed and is not all written yet.
 	inFlight [classes]load

@@ -44,7 +44,7 @@ func (p *peer) turn(batch []byte) (used int, stop bool, err error) {
 		}
 		used += n
 	}
-	return used, false, err
+	return used, p.pause > 0, err
 }
 
 // flushTouched ends a batch: what it has queued is sent.
@@ -92,9 +92,17 @@ func (p *peer) frame(b []byte) (n int, err error) {
 	if err := derp.CheckLength(t, size); err != nil {
 		return 0, err
 	}
+	waiting := p.seat.waiting.Load()
+	if waiting && t == derp.SendPacket {
+		return p.passOver(b, int(size)), nil
+	}
 	n = derp.HeaderSize + int(size)
 	if len(b) < n {
 		return 0, nil
+	}
+	if waiting {
+		p.handleWaiting(t, b[derp.HeaderSize:n])
+		return n, nil
 	}
 	p.handle(t, b[derp.HeaderSize:n])
 	return n, nil
@@ -102,10 +110,6 @@ func (p *peer) frame(b []byte) (n int, err error) {
 
 // handle acts on one checked frame.
 func (p *peer) handle(t derp.FrameType, body []byte) {
-	if p.seat.waiting.Load() {
-		p.handleWaiting(t, body)
-		return
-	}
 	switch t {
 	case derp.SendPacket:
 		to, packet := derp.ParsePacket(body)

@@ -62,6 +62,7 @@ type Server struct {
 	dir    directory
 	watch  watchers
 	lobby  lobby
+	logins budget
 	counts counters
 	lastID atomic.Uint64 // of the newest peer
 }
@@ -136,9 +137,9 @@ func (s *Server) ServeConn(ctx context.Context, c Conn) error {
 		p.end(errStopped)
 	}
 	if c.LoggedIn != nil {
-		c.LoggedIn()
+		c.LoggedIn(p.mesh || p.verdict.Admitted)
 	}
-	return p.why(p.link.Fill(p.turn))
+	return p.why(p.read(ctx))
 }
 
 // newPeer makes the peer that a login has proved.

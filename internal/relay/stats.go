@@ -34,7 +34,7 @@ const homeSettled = 5 * time.Second
 type counters struct {
 	accepts, loginFailures, refused  atomic.Uint64
 	lobbyEvicted, promoted           atomic.Uint64
-	lobbyFloods                      atomic.Uint64
+	lobbyFloods, loginNoRoom         atomic.Uint64
 	keepAlives, pings, pongs         atomic.Uint64
 	goneDisconnected, goneNotHere    atomic.Uint64
 	unknownFrames, writeTimeouts     atomic.Uint64
@@ -154,6 +154,7 @@ type Stats struct {
 	UptimeSeconds    int64  `json:"uptime_seconds"`
 	Accepts          uint64 `json:"accepts"`           // upgraded connections
 	LoginFailures    uint64 `json:"login_failures"`    // of those, refusals included
+	LoginNoRoom      uint64 `json:"login_no_room"`     // of those, closed because too many sent a large ClientInfo at once
 	Refused          uint64 `json:"refused"`           // logins of peers that were not admitted, those that wait included
 	LobbyEvicted     uint64 `json:"lobby_evicted"`     // peers that lost their place in the lobby to another
 	LobbyFloods      uint64 `json:"lobby_floods"`      // peers that sent too much while they waited and were cut off
@@ -182,7 +183,7 @@ func (s *Server) Stats() Stats {
 	st := Stats{
 		Connections: c.connections.Load(), HomeConnections: c.home.Load(), NotIdeal: c.notIdeal.Load(),
 		Watchers: s.watch.count(), Waiting: s.lobby.size(), LobbyEvicted: c.lobbyEvicted.Load(),
-		LobbyFloods: c.lobbyFloods.Load(), Promoted: c.promoted.Load(), UptimeSeconds: int64(time.Since(s.start).Seconds()),
+		LobbyFloods: c.lobbyFloods.Load(), LoginNoRoom: c.loginNoRoom.Load(), Promoted: c.promoted.Load(), UptimeSeconds: int64(time.Since(s.start).Seconds()),
 		Accepts: c.accepts.Load(), LoginFailures: c.loginFailures.Load(), Refused: c.refused.Load(),
 		KeepAlives: c.keepAlives.Load(), Pings: c.pings.Load(), Pongs: c.pongs.Load(),
 		GoneDisconnected: c.goneDisconnected.Load(), GoneNotHere: c.goneNotHere.Load(),

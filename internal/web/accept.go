@@ -17,25 +17,26 @@ import (
 
 // ServeConn serves one accepted connection until it ends, and closes it. It
 // calls ready when the login is done, or when the connection goes to net/http,
-// which bounds it from there. When ctx is done it ends at once, or with the
-// relay once that has it.
-func (s *Server) ServeConn(ctx context.Context, raw net.Conn, ready func()) {
+// which bounds it from there; and again after a login that came by way of that.
+// ready is told whether the peer was admitted. When ctx is done ServeConn ends at
+// once, or with the relay once that has it.
+func (s *Server) ServeConn(ctx context.Context, raw net.Conn, ready func(admitted bool)) {
 	s.serveConn(ctx, raw, s.tls, ready)
 }
 
 // ServePlain is ServeConn for a connection whose TLS, if any, a proxy has ended.
-func (s *Server) ServePlain(ctx context.Context, raw net.Conn, ready func()) {
+func (s *Server) ServePlain(ctx context.Context, raw net.Conn, ready func(admitted bool)) {
 	s.serveConn(ctx, raw, nil, ready)
 }
 
-func (s *Server) serveConn(ctx context.Context, raw net.Conn, cfg *tls.Config, ready func()) {
+func (s *Server) serveConn(ctx context.Context, raw net.Conn, cfg *tls.Config, ready func(admitted bool)) {
 	until := time.Now().Add(greetLimit)
 	var ahead []byte
 	if s.router != nil && cfg != nil { // the name is in the ClientHello
 		var forward func(context.Context, func())
 		if ahead, forward = s.look(ctx, raw, until); forward != nil {
 			defer func() { _ = raw.Close() }() // there is nobody to tell
-			forward(ctx, ready)
+			forward(ctx, func() { ready(false) })
 			return
 		}
 	}
@@ -53,14 +54,18 @@ func (s *Server) serveConn(ctx context.Context, raw net.Conn, cfg *tls.Config, r
 		s.serveRaw(ctx, c, up, ready)
 		return
 	}
-	ready()
+	ready(false)
 	s.counts.httpConns.Add(1)
 	s.http.lend(ctx, c, func(h *handed, t takeover) {
+		loggedIn := func(admitted bool) {
+			h.leave()
+			ready(admitted)
+		}
 		if t.webSocket != nil {
-			s.serveWebSocket(ctx, h, t)
+			s.serveWebSocket(ctx, h, t, loggedIn)
 			return
 		}
-		s.serveRaw(ctx, c, t.upgrade, nil)
+		s.serveRaw(ctx, c, t.upgrade, loggedIn)
 	})
 }
 
@@ -175,10 +180,9 @@ func headEnd(b []byte) int {
 	}
 }
 
-// serveRaw gives c to the relay, which calls loggedIn unless it is nil. The
-// response is only sealed here, so that the relay's greeting leaves in the same
+// serveRaw gives c to the relay, which calls loggedIn. The response is only sealed here, so that the relay's greeting leaves in the same
 // write.
-func (s *Server) serveRaw(ctx context.Context, c *link.Conn, up upgrade, loggedIn func()) {
+func (s *Server) serveRaw(ctx context.Context, c *link.Conn, up upgrade, loggedIn func(admitted bool)) {
 	if up.fastStart {
 		s.counts.fastStart.Add(1)
 	} else {

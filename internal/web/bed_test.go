@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -80,7 +81,7 @@ func (e *echoRelay) serve(c relay.Conn) error {
 	}
 	return c.Link.Fill(func(batch []byte) (int, bool, error) {
 		if strings.HasSuffix(string(batch), "in\n") && c.LoggedIn != nil {
-			c.LoggedIn()
+			c.LoggedIn(true)
 		}
 		err := send(c.Link, batch)
 		return len(batch), strings.HasSuffix(string(batch), "end\n"), err
@@ -110,6 +111,8 @@ type bed struct {
 	ctx    context.Context
 	stop   func() // ends it and waits for all of it; more than once is fine
 	conns  sync.WaitGroup
+
+	admitted atomic.Bool // what a connection said last when it was ready
 }
 
 func newBed(t *testing.T, o Options) *bed {
@@ -134,7 +137,7 @@ func newBed(t *testing.T, o Options) *bed {
 // serve gives a connection to the server. ready is closed when the server says so.
 func (b *bed) serve(c net.Conn) (ready chan struct{}) {
 	ready = make(chan struct{})
-	b.conns.Go(func() { b.server.ServeConn(b.ctx, c, sync.OnceFunc(func() { close(ready) })) })
+	b.conns.Go(func() { b.server.ServeConn(b.ctx, c, b.readyOnce(ready)) })
 	return ready
 }
 
@@ -252,4 +255,14 @@ func serverTLS(t *testing.T) (*tls.Config, *x509.CertPool) {
 		MinVersion:   tls.VersionTLS12,
 		NextProtos:   []string{"http/1.1"},
 	}, pool
+}
+
+// readyOnce closes ready when a connection is bounded otherwise. It may be told twice,
+// and notes in admitted what it was told last.
+func (b *bed) readyOnce(ready chan struct{}) func(admitted bool) {
+	var once sync.Once
+	return func(admitted bool) {
+		b.admitted.Store(admitted)
+		once.Do(func() { close(ready) })
+	}
 }

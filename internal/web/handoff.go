@@ -22,6 +22,10 @@ const (
 	idleLimit   = 30 * time.Second // between two requests
 )
 
+// maxHTTP is how many connections net/http serves at once. Each may be silent for
+// idleLimit, and strangers open them: those beyond are closed.
+const maxHTTP = 4096
+
 // backend is a net/http server for connections that others accepted. Whoever
 // accepted one lends it, and waits until it ends or comes back.
 type backend struct {
@@ -30,6 +34,8 @@ type backend struct {
 
 	mu     sync.Mutex
 	ended  bool           // guarded by mu
+	places int            // guarded by mu; connections that are net/http's, at most maxHTTP
+	full   uint64         // guarded by mu; connections that found no place
 	guests sync.WaitGroup // raised under mu and only before ended
 }
 
@@ -72,8 +78,27 @@ func (b *backend) enter() bool {
 	if b.ended {
 		return false
 	}
+	if b.places >= maxHTTP {
+		b.full++
+		return false
+	}
+	b.places++
 	b.guests.Add(1)
 	return true
+}
+
+// refused returns how many connections found no place.
+func (b *backend) refused() uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.full
+}
+
+// leave frees the place of a connection that is net/http's no more.
+func (b *backend) leave() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.places--
 }
 
 // lend gives c to net/http until it has ended and is closed, or until ctx is
@@ -85,7 +110,8 @@ func (b *backend) lend(ctx context.Context, c *link.Conn, serve func(*handed, ta
 		return
 	}
 	defer b.guests.Done()
-	h := &handed{Conn: c, back: make(chan takeover), closed: make(chan struct{})}
+	h := &handed{Conn: c, back: make(chan takeover), closed: make(chan struct{}), leave: sync.OnceFunc(b.leave)}
+	defer h.leave()
 	defer func() { _ = h.Close() }() // also frees a handler that is giving it back
 	select {
 	case b.door.conns <- h:
@@ -109,6 +135,7 @@ type handed struct {
 	back   chan takeover
 	closed chan struct{}
 	once   sync.Once
+	leave  func() // frees its place; may be called again
 }
 
 type handedKey struct{}

@@ -47,8 +47,8 @@ func (p *CaptivePortal) Serve(ctx context.Context) error { return p.http.serve(c
 
 // ServeConn serves one accepted connection until it ends or ctx is done, and
 // closes it. It calls ready at once: net/http bounds the connection's time.
-func (p *CaptivePortal) ServeConn(ctx context.Context, raw net.Conn, ready func()) {
-	ready()
+func (p *CaptivePortal) ServeConn(ctx context.Context, raw net.Conn, ready func(admitted bool)) {
+	ready(false)
 	p.conns.Add(1)
 	c := link.Over(raw)
 	defer func() { _ = c.Close() }() // there is nobody to tell
@@ -80,11 +80,12 @@ func (p *CaptivePortal) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // HTTPStats are a CaptivePortal's counts since it was made.
 type HTTPStats struct {
 	Conns      uint64 `json:"conns"`
+	Full       uint64 `json:"full"`         // of those, closed because there were too many at once
 	Challenges uint64 `json:"generate_204"` // captive-portal checks answered
 	Redirects  uint64 `json:"redirects"`    // requests sent to HTTPS
 }
 
 // Stats returns the counts. Each is exact; together they are no snapshot.
 func (p *CaptivePortal) Stats() HTTPStats {
-	return HTTPStats{Conns: p.conns.Load(), Challenges: p.asked.Load(), Redirects: p.sent.Load()}
+	return HTTPStats{Conns: p.conns.Load(), Full: p.http.refused(), Challenges: p.asked.Load(), Redirects: p.sent.Load()}
 }

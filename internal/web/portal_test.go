@@ -56,7 +56,7 @@ func TestCaptivePortalServes(t *testing.T) {
 	go func() { served <- p.Serve(ctx) }()
 	client, server := tcpPair(t)
 	ready := 0
-	go func() { p.ServeConn(ctx, server, func() { ready++ }); close(done) }()
+	go func() { p.ServeConn(ctx, server, func(bool) { ready++ }); close(done) }()
 
 	write1(t, client, "GET /generate_204 HTTP/1.1\r\nHost: a\r\nX-Tailscale-Challenge: ts_a\r\n\r\n"+
 		"GET /derp HTTP/1.1\r\nHost: a\r\nUpgrade: DERP\r\n\r\n")

@@ -319,7 +319,7 @@ func TestAfterServe(t *testing.T) {
 	}
 	client, server := tcpPair(t)
 	write1(t, client, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-	s.ServeConn(t.Context(), server, func() {})
+	s.ServeConn(t.Context(), server, func(bool) {})
 	if got, err := io.ReadAll(client); len(got) > 0 {
 		t.Errorf("read %q, %v", got, err)
 	}

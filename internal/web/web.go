@@ -158,6 +158,7 @@ type Stats struct {
 	NoRequest    uint64       `json:"no_request"` // connections that ended or ran out of time before a whole request
 	Upgrades     UpgradeStats `json:"upgrades"`
 	HTTPConns    uint64       `json:"http_conns"`    // connections handed to net/http
+	HTTPFull     uint64       `json:"http_full"`     // of those, closed because net/http had too many
 	HTTPRequests uint64       `json:"http_requests"` // requests that net/http read, upgrades among them
 	Fallback     *SiteStats   `json:"fallback,omitempty"`
 }
@@ -210,6 +211,7 @@ func (s *Server) Stats() Stats {
 			WebSocket: s.counts.webSocket.Load(),
 		},
 		HTTPConns:    s.counts.httpConns.Load(),
+		HTTPFull:     s.http.refused(),
 		HTTPRequests: s.counts.requests.Load(),
 	}
 }

@@ -34,7 +34,7 @@ func (s *Server) acceptWebSocket(w http.ResponseWriter, r *http.Request, up upgr
 // serveWebSocket gives the frames inside a WebSocket to the relay. A message
 // that is not binary closes it with 1003, the end of the relay's service with
 // 1000.
-func (s *Server) serveWebSocket(ctx context.Context, h *handed, t takeover) {
+func (s *Server) serveWebSocket(ctx context.Context, h *handed, t takeover, loggedIn func(admitted bool)) {
 	if t.webSocket.Subprotocol() != derp.WebSocketProtoID {
 		_ = h.SetDeadline(time.Now().Add(farewell)) // fails only when it is closed already
 		_ = t.webSocket.Close(websocket.StatusPolicyViolation, "unknown subprotocol")
@@ -49,6 +49,7 @@ func (s *Server) serveWebSocket(ctx context.Context, h *handed, t takeover) {
 		Link:     link.Over(stream),
 		Addr:     addr,
 		NotIdeal: t.upgrade.notIdeal,
+		LoggedIn: loggedIn,
 	})
 	s.ended(addr, err)
 	_ = h.SetDeadline(time.Now().Add(farewell)) // fails only when it is closed already
