@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/detour-relay/detour/internal/config"
+	"github.com/detour-relay/detour/internal/daemon"
 	"github.com/detour-relay/detour/internal/privilege"
 )
 
@@ -37,7 +38,8 @@ func planRootless(cfg config.Config, derper bool, log *slog.Logger) (*rootless, 
 // planEstate says what a relay with these settings needs on disk.
 func planEstate(cfg config.Config, derper bool) privilege.Plan {
 	p := privilege.Plan{
-		StateDir: cfg.StateDir, Keeps: []string{cfg.ServerKey}, Makes: socketPaths(cfg),
+		StateDir: cfg.StateDir, Keeps: []string{cfg.ServerKey, filepath.Join(cfg.StateDir, daemon.BookName)}, Makes: socketPaths(cfg),
+		Again:  cfg.AdmissionFiles(),
 		Shared: derper, // its key file may lie among strangers, as in /etc
 	}
 	switch {

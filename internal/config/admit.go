@@ -113,6 +113,24 @@ func (c Config) Tenants() []Tenant {
 	return list
 }
 
+// AdmissionFiles lists the files that the admission sources of a checked c read
+// while the relay runs: lists of keys, and secrets.
+func (c Config) AdmissionFiles() (files []string) {
+	for _, t := range c.Tenants() {
+		for _, e := range t.Entries {
+			if e.Kind == AdmitKeys && e.Target != "" {
+				files = append(files, e.Target)
+			}
+			for _, option := range []string{"token_file", "key_file", "oauth_secret_file"} {
+				if file := e.Options[option]; file != "" {
+					files = append(files, file)
+				}
+			}
+		}
+	}
+	return files
+}
+
 // once leaves out what has been there already.
 func once(list []string) (kept []string) {
 	for _, text := range list {

@@ -35,6 +35,10 @@ tenants:
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("tenants %q, want %q", got, want)
 	}
+	files := Config{Admit: []string{"keys=/k", "tailscale=-,oauth_id=i,oauth_secret_file=/s"}, TenantList: []string{"a:headscale=https://x,token_file=/t"}}.AdmissionFiles()
+	if !reflect.DeepEqual(files, []string{"/k", "/s", "/t"}) {
+		t.Errorf("reads again %q", files)
+	}
 	if c.AdmitsAll() || !c.Asks() {
 		t.Error("closed or open, or it does not ask")
 	}

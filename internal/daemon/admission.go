@@ -77,13 +77,17 @@ func (d *Daemon) serveAdmission(ctx context.Context) error {
 	return errors.Join(err, d.book.Close())
 }
 
+// BookName is the file in the state directory of whom the operator has allowed,
+// denied and banned, and of what admission sources have said.
+const BookName = "admission.db"
+
 // openBook opens what the operator has decided. derper's command line has nothing
 // of the kind, unless somebody asks.
 func (d *Daemon) openBook() (err error) {
 	if d.derper && !d.cfg.Asks() {
 		return nil
 	}
-	d.book, err = admit.OpenBook(filepath.Join(d.cfg.StateDir, "admission.db"), admit.BookOptions{Logger: d.log})
+	d.book, err = admit.OpenBook(filepath.Join(d.cfg.StateDir, BookName), admit.BookOptions{Logger: d.log})
 	return err
 }
 
