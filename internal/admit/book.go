@@ -94,10 +94,14 @@ func OpenBook(path string, o BookOptions) (*Book, error) {
 		return nil, err
 	}
 	b.file = file
-	err = file.load(func(r Rule) { b.rules[r.Key] = r }, b.put)
+	odd, err := file.load(func(r Rule) { b.rules[r.Key] = r }, b.put)
 	if err != nil {
 		_ = file.close() // the first error says it
 		return nil, err
+	}
+	if odd > 0 {
+		b.logger.Error("some of what was decided about nodes cannot be read and does not count; hint: was the file written by a newer Detour? "+
+			"detour admit list and detour ban --list show what counts", "file", path, "records", odd)
 	}
 	return b, nil
 }
@@ -265,7 +269,7 @@ func (b *Book) Ban(ban Ban) error {
 	}
 	b.writing.Lock()
 	defer b.writing.Unlock()
-	if b.countBans() >= maxBans {
+	if b.countBans() >= maxBans && !b.isBanned(ban) {
 		return fmt.Errorf("there are %d bans, and no room for more; hint: remove some with detour ban --remove, or let a firewall do it", maxBans)
 	}
 	if err := b.file.putBan(ban); err != nil {
@@ -292,6 +296,9 @@ func (b *Book) checkBan(ban Ban) (Ban, error) {
 	}
 	if ban.Net.IsValid() {
 		ban.Net = unmapped(ban.Net)
+		if ban.Net.Addr().Is4In6() {
+			return ban, fmt.Errorf("%s is half IPv4 and half IPv6; hint: write the IPv4 network as in 192.0.2.0/24", ban.Net)
+		}
 		if ban.Net.Bits() == 0 {
 			return ban, fmt.Errorf("%s is everybody; hint: --admit none closes the relay", ban.Net)
 		}
@@ -310,6 +317,18 @@ func unmapped(p netip.Prefix) netip.Prefix {
 		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-mapped)
 	}
 	return p.Masked()
+}
+
+// isBanned reports whether there is a ban of exactly this target.
+func (b *Book) isBanned(ban Ban) bool {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	if !ban.Net.IsValid() {
+		_, ok := b.keys[ban.Key]
+		return ok
+	}
+	_, ok := b.nets[netIndex(ban.Net)][ban.Net.Addr()]
+	return ok
 }
 
 func (b *Book) countBans() int {

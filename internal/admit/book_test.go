@@ -197,6 +197,37 @@ func TestBookFiles(t *testing.T) {
 	}
 }
 
+// A file that was cut off, or was overwritten in places, does not end the relay.
+func TestBookDamagedAnywhere(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "admission.db")
+	b := openBook(t, path, BookOptions{})
+	for n := range 150 {
+		must(t, b.Put(Rule{Key: numbered(n), Note: strings.Repeat("x", 180)}))
+	}
+	must(t, b.Close())
+	whole, err := os.ReadFile(path)
+	must(t, err)
+	const page = 4096
+	for n := range len(whole) / page {
+		cut := filepath.Join(dir, "cut.db")
+		must(t, os.WriteFile(cut, whole[:n*page], 0o600))
+		openBook(t, cut, BookOptions{}).Close()
+		torn := append([]byte(nil), whole...)
+		for i := range page {
+			torn[n*page+i] = byte(rand.IntN(256))
+		}
+		must(t, os.WriteFile(cut, torn, 0o600))
+		if b, err := OpenBook(cut, BookOptions{}); err == nil {
+			b.Close()
+		}
+		left, _ := filepath.Glob(cut + "*")
+		for _, f := range left {
+			must(t, os.Remove(f))
+		}
+	}
+}
+
 func TestMemory(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "admission.db")
 	b := openBook(t, path, BookOptions{})

@@ -4,10 +4,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime/debug"
+	"strings"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -53,11 +56,7 @@ func openBookFile(path string, logger *slog.Logger, now time.Time) (*bookFile, e
 		return nil, fmt.Errorf("open %s: %w; hint: it is from another version of Detour: run that one, or move the file away, which forgets whom you have allowed", path, err)
 	case errors.Is(err, bolterrors.ErrTimeout):
 		return nil, fmt.Errorf("open %s: another process has it open; hint: is another relay running with this state directory?", path)
-	case errors.Is(err, fs.ErrPermission), errors.Is(err, fs.ErrNotExist):
-		return nil, fmt.Errorf("open %s: %w; hint: %s", path, err, hintBook)
-	}
-	info, statErr := os.Stat(path)
-	if statErr != nil || !info.Mode().IsRegular() {
+	case !errors.As(err, new(*damage)): // no descriptor, no room, no right: the file may be whole
 		return nil, fmt.Errorf("open %s: %w; hint: %s", path, err, hintBook)
 	}
 	aside := fmt.Sprintf("%s.damaged-%s", path, now.UTC().Format("20060102T150405"))
@@ -77,24 +76,47 @@ type otherVersion struct{ version string }
 
 func (o *otherVersion) Error() string { return fmt.Sprintf("it has version %q", o.version) }
 
-// openBolt opens and checks a file. bbolt panics over some kinds of damage.
+// damage is why a file is no book that can be read.
+type damage struct{ cause any }
+
+func (d *damage) Error() string {
+	const longest = 200 // bytes: bbolt shows whole pages
+	text := fmt.Sprint(d.cause)
+	return "damaged: " + strings.ToValidUTF8(text[:min(len(text), longest)], "")
+}
+
+// openBolt opens and checks a file. bbolt panics over some kinds of damage, and
+// reads beyond the end of a file that was cut off, or of its memory.
 func openBolt(path string) (db *bolt.DB, err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if cause := recover(); cause != nil {
 			if db != nil {
 				closeQuietly(db)
 			}
-			db, err = nil, fmt.Errorf("damaged: %v", cause)
+			db, err = nil, &damage{cause}
 		}
 	}()
 	if db, err = bolt.Open(path, 0o600, &bolt.Options{Timeout: bookLockWait, FreelistType: bolt.FreelistMapType}); err != nil {
-		return nil, err
+		return nil, unreadable(path, err)
 	}
 	if err = prepare(db); err != nil {
 		closeQuietly(db)
 		return nil, err
 	}
 	return compacted(db, path)
+}
+
+// unreadable tells what bbolt says of a file that is none of its own from what the
+// system says.
+func unreadable(path string, err error) error {
+	const least = 8 << 10 // bytes: two pages; bbolt has no error of its own for less
+	info, statErr := os.Stat(path)
+	short := statErr == nil && info.Mode().IsRegular() && info.Size() > 0 && info.Size() < least
+	if short || errors.Is(err, bolterrors.ErrInvalid) || errors.Is(err, bolterrors.ErrChecksum) || errors.Is(err, bolterrors.ErrVersionMismatch) {
+		return &damage{err}
+	}
+	return err
 }
 
 func closeQuietly(db *bolt.DB) {
@@ -129,9 +151,26 @@ func prepare(db *bolt.DB) error {
 		return err
 	}
 	return db.View(func(tx *bolt.Tx) error {
-		for fault := range tx.Check() {
-			return fault
+		// Here first, where a fault is a panic: Check reads in a goroutine of its own.
+		if err := tx.ForEach(func(_ []byte, b *bolt.Bucket) error { return readAll(b) }); err != nil {
+			return &damage{err}
 		}
+		for fault := range tx.Check() {
+			return &damage{fault}
+		}
+		return nil
+	})
+}
+
+// readAll reads what is in a bucket and below it.
+func readAll(b *bolt.Bucket) error {
+	return b.ForEach(func(k, v []byte) error {
+		if v == nil {
+			if inner := b.Bucket(k); inner != nil {
+				return readAll(inner)
+			}
+		}
+		_ = crc32.Update(crc32.ChecksumIEEE(k), crc32.IEEETable, v)
 		return nil
 	})
 }
@@ -168,15 +207,17 @@ func compacted(db *bolt.DB, path string) (*bolt.DB, error) {
 
 func (f *bookFile) close() error { return f.db.Close() }
 
-// load reads rules and bans. What cannot be read is left out: the file is whole, so
-// it is from a program that wrote something else there.
-func (f *bookFile) load(rule func(Rule), ban func(Ban)) error {
-	return f.db.View(func(tx *bolt.Tx) error {
+// load reads rules and bans. What cannot be read is left out and counted: the file
+// is whole, so it is from a program that wrote something else there.
+func (f *bookFile) load(rule func(Rule), ban func(Ban)) (odd int, err error) {
+	err = f.db.View(func(tx *bolt.Tx) error {
 		err := tx.Bucket(bucketRules).ForEach(func(_, v []byte) error {
 			var r Rule
-			if json.Unmarshal(v, &r) == nil {
-				rule(r)
+			if json.Unmarshal(v, &r) != nil || r.Key.IsZero() {
+				odd++
+				return nil
 			}
+			rule(r)
 			return nil
 		})
 		if err != nil {
@@ -184,12 +225,15 @@ func (f *bookFile) load(rule func(Rule), ban func(Ban)) error {
 		}
 		return tx.Bucket(bucketBans).ForEach(func(_, v []byte) error {
 			var b Ban
-			if json.Unmarshal(v, &b) == nil {
-				ban(b)
+			if json.Unmarshal(v, &b) != nil || b.Key.IsZero() && !b.Net.IsValid() {
+				odd++
+				return nil
 			}
+			ban(b)
 			return nil
 		})
 	})
+	return odd, err
 }
 
 func (f *bookFile) update(change func(tx *bolt.Tx) error) error {
