@@ -55,6 +55,11 @@ func showStatus(w io.Writer, s admin.Status, all, long bool) error {
 			name = "tenant " + t.Name
 		}
 		fmt.Fprintf(w, "%-10s %s: %d logins\n", name, strings.Join(t.Sources, ", "), t.Admitted)
+		for _, source := range t.Sources {
+			if text := t.Troubles[source]; text != "" {
+				fmt.Fprintf(w, "TROUBLE    %s: %s\n", source, text)
+			}
+		}
 	}
 	if s.Pending > 0 {
 		fmt.Fprintf(w, "pending    %d keys wait for you: detour admit pending\n", s.Pending)

@@ -63,6 +63,8 @@ type Tenant struct {
 	Admitted uint64         `json:"admitted"` // logins since the start
 	Sources  []string       `json:"sources"`
 	Reports  map[string]any `json:"reports,omitempty"`
+	// Troubles says by the source's name what is wrong with it.
+	Troubles map[string]string `json:"troubles,omitempty"`
 }
 
 // Peer is one connection.

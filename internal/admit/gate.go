@@ -395,6 +395,8 @@ type TenantStats struct {
 	Admitted uint64         `json:"admitted"` // logins
 	Sources  []string       `json:"sources"`  // names, in the order of the settings
 	Reports  map[string]any `json:"reports,omitempty"`
+	// Troubles says by the source's name what is wrong with it.
+	Troubles map[string]string `json:"troubles,omitempty"`
 }
 
 // Stats returns a copy that the caller owns.
@@ -406,6 +408,14 @@ func (g *Gate) Stats() Stats {
 		ts := TenantStats{Name: t.Name, Admitted: n, Sources: []string{}}
 		for _, s := range t.Sources {
 			ts.Sources = append(ts.Sources, s.Name())
+			if troubled, ok := s.(Troubled); ok {
+				if text := troubled.Trouble(); text != "" {
+					if ts.Troubles == nil {
+						ts.Troubles = make(map[string]string)
+					}
+					ts.Troubles[s.Name()] = text
+				}
+			}
 			if r, ok := s.(Reporter); ok {
 				if ts.Reports == nil {
 					ts.Reports = make(map[string]any)
