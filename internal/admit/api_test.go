@@ -54,7 +54,7 @@ func TestListServersThatFail(t *testing.T) {
 	gone := httptest.NewServer(nil)
 	gone.Close()
 	handlers := map[string]http.HandlerFunc{
-		"takes no key": func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "Unauthorized", 401) },
+		"takes no key": func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "Unauthorized", http.StatusUnauthorized) },
 		"has no API":   http.NotFound,
 		"other JSON":   func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"status":"ok"}`) },
 		"null":         func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `null`) },
@@ -63,12 +63,20 @@ func TestListServersThatFail(t *testing.T) {
 			w.Header().Set("Content-Length", "100")
 			fmt.Fprint(w, `{"nod`)
 		},
-		"redirects":      func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://192.0.2.1/", 302) },
-		"huge":           func(w http.ResponseWriter, r *http.Request) { huge(w, r) },
-		"never answers":  func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
-		"breaks":         func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
-		"later, please":  func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Retry-After", "77"); w.WriteHeader(429) },
-		"a server error": func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "oops", 500) },
+		"redirects": func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "http://192.0.2.1/", http.StatusFound)
+		},
+		"huge":          func(w http.ResponseWriter, r *http.Request) { huge(w, r) },
+		"never answers": func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
+		"breaks":        func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
+		"later, please": func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Retry-After", "77")
+			w.WriteHeader(http.StatusTooManyRequests)
+		},
+		"an echo": func(w http.ResponseWriter, r *http.Request) {
+			http.Error(w, "you sent "+r.Header.Get("Authorization"), http.StatusBadGateway)
+		},
+		"a server error": func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "oops", http.StatusInternalServerError) },
 	}
 	for name, handler := range handlers {
 		s := httptest.NewServer(handler)
@@ -95,7 +103,7 @@ func TestListServersThatFail(t *testing.T) {
 				if later, ok := errors.AsType[*RetryError](err); !ok || later.After != 77*time.Second {
 					t.Errorf("%s, %s: %v", kind, name, err)
 				}
-			case (name == "takes no key" || name == "has no API" || name == "redirects" || name == "a page") && !strings.Contains(err.Error(), "; hint: "):
+			case !strings.Contains(err.Error(), "; hint: "):
 				t.Errorf("%s, %s: no hint: %v", kind, name, err)
 			}
 		}
@@ -173,6 +181,8 @@ func newTailnet() *fakeTailnet {
 		device(4, map[string]any{"expires": "2020-01-01T00:00:00Z", "keyExpiryDisabled": true}),
 		device(5, map[string]any{"nodeKey": ""}),
 		device(6, map[string]any{"expires": "0001-01-01T00:00:00Z"}),
+		device(7, map[string]any{"expires": ""}),
+		device(8, map[string]any{"expires": "some day"}),
 	}}
 }
 
@@ -194,7 +204,7 @@ func TestTailscaleAPI(t *testing.T) {
 	base := TailscaleOptions{Tailnet: "example.com", BaseURL: s.URL, Key: secret("api-key")}
 	lax := base
 	lax.AllowExpired, lax.AllowUnauthorized = true, true
-	for want, o := range map[string]TailscaleOptions{"[1 4 6]": base, "[1 2 3 4 6]": lax} {
+	for want, o := range map[string]TailscaleOptions{"[1 4 6 7]": base, "[1 2 3 4 6 7 8]": lax} {
 		l, err := NewTailscale(o)
 		must(t, err)
 		got, err := l.List(t.Context())
@@ -261,6 +271,9 @@ func TestKeysFile(t *testing.T) {
 		t.Error("changed by itself")
 	}
 	write(numbered(3).String() + "\n")
+	if f.look() {
+		t.Error("a new file is taken at the first look")
+	}
 	if !f.look() {
 		t.Error("a new file is not seen")
 	}
@@ -268,16 +281,32 @@ func TestKeysFile(t *testing.T) {
 		t.Error("who was taken out is still in")
 	}
 	write(numbered(4).String() + "\nnodekey:zz\n")
-	if f.look() || f.look() {
-		t.Error("a wrong file is taken")
+	for range 3 {
+		if f.look() {
+			t.Error("a wrong file is taken")
+		}
 	}
 	if r := f.Report().(KeysReport); r.Keys != 1 || !strings.Contains(r.Error, "line 2") {
 		t.Errorf("report %+v", r)
 	}
-	must(t, os.Remove(path))
-	if f.look() {
+	write(numbered(3).String() + "\n")
+	f.look()
+	f.look()
+	must(t, os.Rename(path, path+".away"))
+	if f.look() || f.Report().(KeysReport).Error == "" {
 		t.Error("a missing file is taken")
 	}
+	must(t, os.Rename(path+".away", path))
+	f.look()
+	if text := f.Report().(KeysReport).Error; text != "" {
+		t.Errorf("away and back: %s", text)
+	}
+	must(t, os.Truncate(path, 0)) // somebody begins to write it
+	if f.look() {
+		t.Error("a file is taken while it is written")
+	}
+	must(t, os.Remove(path))
+	f.look()
 	if v, _ := f.Peek(Request{Key: numbered(3)}); v.Answer != Allow {
 		t.Error("the keys are lost with the file")
 	}

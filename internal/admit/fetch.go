@@ -52,7 +52,7 @@ func SecretEnv(name string) Secret {
 
 // maxList bounds what is read of an answer with a list, in bytes: room for some
 // 20,000 nodes.
-const maxList = 64 << 20
+const maxList = 32 << 20
 
 // errRedirect ends a request that would go elsewhere, with its secret.
 var errRedirect = errors.New("it redirects")
@@ -104,6 +104,8 @@ func (e *statusError) Error() string {
 	return text
 }
 
+const hintServer = "is the server up, and can this machine reach it?"
+
 // getJSON reads the answer to a GET into out.
 func getJSON(ctx context.Context, client *http.Client, from, authorization string, out any) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, from, nil)
@@ -114,18 +116,21 @@ func getJSON(ctx context.Context, client *http.Client, from, authorization strin
 	req.Header.Set("Authorization", authorization)
 	resp, err := client.Do(req)
 	if err != nil {
-		return withoutURL(err)
+		if err = withoutURL(err); strings.Contains(err.Error(), "; hint: ") {
+			return err
+		}
+		return fmt.Errorf("%w; hint: %s", err, hintServer)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return failedStatus(resp)
+		return failedStatus(resp, authorization)
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxList+1))
 	switch {
 	case err != nil:
-		return fmt.Errorf("read the answer: %w", err)
+		return fmt.Errorf("read the answer: %w; hint: %s", err, hintServer)
 	case len(body) > maxList:
-		return fmt.Errorf("the answer is longer than %d MiB", maxList>>20)
+		return fmt.Errorf("the answer is longer than %d MiB; hint: is the URL that of the API's server?", maxList>>20)
 	}
 	if err := json.Unmarshal(body, out); err != nil {
 		return fmt.Errorf("the answer is not the JSON that is wanted: %w; hint: is the URL that of the API's server, and not of a page in front of it?", err)
@@ -142,10 +147,18 @@ func withoutURL(err error) error {
 	return err
 }
 
-func failedStatus(resp *http.Response) error {
-	const shown = 120 // bytes
+// failedStatus tells the beginning of an answer, unless that echoes the secret.
+func failedStatus(resp *http.Response, authorization string) error {
+	const (
+		shown  = 120 // bytes
+		echoed = 6   // characters of a secret that are too many
+	)
 	start, _ := io.ReadAll(io.LimitReader(resp.Body, shown))
 	line, _, _ := strings.Cut(strings.TrimSpace(string(start)), "\n")
+	_, secret, _ := strings.Cut(authorization, " ")
+	if len(secret) >= echoed && strings.Contains(line, secret[:echoed]) {
+		line = ""
+	}
 	e := &statusError{status: resp.StatusCode, body: line}
 	if n, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && n > 0 {
 		e.after = time.Duration(n) * time.Second

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -76,9 +77,11 @@ func explainHeadscale(err error) error {
 	case http.StatusUnauthorized, http.StatusForbidden:
 		return fmt.Errorf("the Headscale does not take the API key: %w; hint: make one with headscale apikeys create, and put it into token_file", err)
 	case http.StatusNotFound:
-		return fmt.Errorf("there is no API at this URL: %w; hint: leave out the token, and Headscale's /verify is asked for each node", err)
+		return fmt.Errorf("there is no API at this URL: %w; hint: it needs Headscale 0.23 or newer; without token_file its /verify is asked for each node", err)
+	case 0:
+		return err
 	}
-	return err
+	return fmt.Errorf("%w; hint: the server's log says why", err)
 }
 
 func headscaleEntries(nodes []headscaleNode, refuseExpired bool, now time.Time) (list []Entry) {
@@ -97,7 +100,11 @@ func headscaleEntries(nodes []headscaleNode, refuseExpired bool, now time.Time) 
 		if m.User == "" {
 			m.User = n.User.Email
 		}
-		m.Tags = append(append(m.Tags, n.ForcedTags...), n.ValidTags...)
+		for _, tag := range append(n.ForcedTags, n.ValidTags...) {
+			if !slices.Contains(m.Tags, tag) {
+				m.Tags = append(m.Tags, tag)
+			}
+		}
 		list = append(list, Entry{k, m})
 	}
 	return list

@@ -35,7 +35,9 @@ type KeysFile struct {
 	members atomic.Pointer[map[key.Public]Member]
 
 	mu      sync.Mutex
+	taken   fileMark // guarded by mu; of what is in force
 	seen    fileMark // guarded by mu; of what was last looked at
+	read    bool     // guarded by mu; what was last looked at was read
 	failed  error    // guarded by mu; why the file is not what is in force
 	reloads uint64   // guarded by mu
 }
@@ -62,7 +64,8 @@ func NewKeysFile(path string, logger *slog.Logger) (*KeysFile, error) {
 		return nil, err
 	}
 	f.members.Store(&members)
-	f.seen = fileMark{info.Size(), info.ModTime(), info}
+	f.taken = fileMark{info.Size(), info.ModTime(), info}
+	f.seen, f.read = f.taken, true
 	return f, nil
 }
 
@@ -99,53 +102,71 @@ func (f *KeysFile) Serve(ctx context.Context, changed func()) error {
 	}
 }
 
-// look reads the file if it has changed, and reports whether the keys have.
+// look reads the file once it has changed and is the same at two looks: who writes
+// it in place empties it first. It reports whether the keys have changed.
 func (f *KeysFile) look() bool {
 	info, err := os.Stat(f.path)
 	f.mu.Lock()
-	known := err == nil && f.seen.same(info)
-	f.mu.Unlock()
-	if known {
-		return false
-	}
-	info, members, err := readKeys(f.path)
-	f.mu.Lock()
 	defer f.mu.Unlock()
-	before := f.failed
-	f.failed = err
-	if info != nil {
-		f.seen = fileMark{info.Size(), info.ModTime(), info}
-	}
-	if err != nil {
-		if before == nil || before.Error() != err.Error() {
-			f.logger.Error("the file of keys is not taken, and the keys stay as they were", "file", f.path, "err", err)
-		}
+	switch {
+	case err != nil:
+		f.refuse(fmt.Errorf("read the keys: %w; %s", err, hintKeys))
+		f.seen, f.read = fileMark{}, true
+		return false
+	case f.taken.same(info):
+		f.failed = nil
+		f.seen, f.read = f.taken, true
+		return false
+	case !f.seen.same(info):
+		f.seen, f.read = fileMark{info.Size(), info.ModTime(), info}, false
+		return false
+	case f.read:
 		return false
 	}
+	f.read = true
+	info, members, err := readKeys(f.path)
+	if err != nil {
+		f.refuse(err)
+		return false
+	}
+	if len(members) == 0 && len(*f.members.Load()) > 0 {
+		f.logger.Warn("the file of keys is empty now: nobody is admitted by it any more; hint: if that is not meant so, put the keys back", "file", f.path)
+	}
+	f.failed = nil
 	f.reloads++
+	f.taken = fileMark{info.Size(), info.ModTime(), info}
 	f.members.Store(&members)
 	f.logger.Info("read the file of keys again", "file", f.path, "keys", len(members))
 	return true
 }
 
+// refuse notes why the file is not taken, and says so once. The caller holds mu.
+func (f *KeysFile) refuse(err error) {
+	if f.failed == nil || f.failed.Error() != err.Error() {
+		f.logger.Error("the file of keys is not taken, and the keys stay as they were", "file", f.path, "err", err)
+	}
+	f.failed = err
+}
+
+const hintKeys = "hint: write one node key a line there, as in: nodekey:<64 hex digits> laptop"
+
 // readKeys reads and parses. info is nil when there is no file.
 func readKeys(path string) (info fs.FileInfo, members map[key.Public]Member, err error) {
-	const hint = "hint: write one node key a line there, as in: nodekey:<64 hex digits> laptop"
+	if info, err = os.Stat(path); err == nil && !info.Mode().IsRegular() { // to open a pipe may take for ever
+		return info, nil, fmt.Errorf("%s is no file; %s", path, hintKeys)
+	}
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, nil, fmt.Errorf("read the keys: %w; %s", err, hint)
+		return nil, nil, fmt.Errorf("read the keys: %w; %s", err, hintKeys)
 	}
 	defer f.Close()
 	if info, err = f.Stat(); err != nil {
-		return nil, nil, fmt.Errorf("read the keys: %w; %s", err, hint)
-	}
-	if !info.Mode().IsRegular() {
-		return info, nil, fmt.Errorf("%s is no file; %s", path, hint)
+		return nil, nil, fmt.Errorf("read the keys: %w; %s", err, hintKeys)
 	}
 	text, err := io.ReadAll(io.LimitReader(f, maxKeysFile+1))
 	switch {
 	case err != nil:
-		return info, nil, fmt.Errorf("read the keys: %w; %s", err, hint)
+		return info, nil, fmt.Errorf("read the keys: %w; %s", err, hintKeys)
 	case len(text) > maxKeysFile:
 		return info, nil, fmt.Errorf("%s is larger than %d MiB; hint: is it the file of keys?", path, maxKeysFile>>20)
 	}

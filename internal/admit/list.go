@@ -67,15 +67,22 @@ type ListSource struct {
 	o      ListOptions
 	wake   chan struct{} // holds one at most: a list is wanted at once
 
-	mu      sync.Mutex
-	members map[key.Public]Member // guarded by mu; never changed, only replaced
-	at      time.Time             // guarded by mu; of members; zero: there are none yet
-	tried   time.Time             // guarded by mu; when the last list was asked for
-	failed  error                 // guarded by mu; nil when the last one came
-	heard   bool                  // guarded by mu; a list came since the start
-	next    chan struct{}         // guarded by mu; closed when the next list has come or failed; nil: nobody waits
+	// Owned by Serve.
+	kept     map[key.Public]Member // what is on disk, as far as is known
+	keptFull time.Time             // when all of it was written
 
-	refreshes, failures uint64 // guarded by mu
+	// Guarded by mu.
+	mu        sync.Mutex
+	members   map[key.Public]Member // never changed, only replaced
+	at        time.Time             // of members; zero: there are none yet
+	began     time.Time             // when the last list that has ended was asked for
+	ended     time.Time             // when it came or failed
+	failed    error                 // why it did; nil: it came
+	heard     bool                  // a list came since the start
+	notBefore time.Time             // the server does not want to be asked sooner
+	done      chan struct{}         // closed when a list ends; then another is made
+
+	refreshes, failures uint64
 }
 
 // NewList returns a source that starts with what is kept in o.Memory.
@@ -92,38 +99,49 @@ func NewList(l Lister, o ListOptions) *ListSource {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	s := &ListSource{lister: l, o: o, wake: make(chan struct{}, 1), members: map[key.Public]Member{}}
-	if o.Memory == nil {
-		return s
+	s := &ListSource{
+		lister: l, o: o, wake: make(chan struct{}, 1), done: make(chan struct{}),
+		members: map[key.Public]Member{}, kept: map[key.Public]Member{},
 	}
-	kept, err := o.Memory.Load()
+	if o.Memory != nil {
+		s.recall()
+	}
+	return s
+}
+
+// recall takes what was kept. An entry much older than the newest is one whose
+// removal could not be written: all that are members are written once an hour.
+func (s *ListSource) recall() {
+	kept, err := s.o.Memory.Load()
 	if err != nil {
-		o.Logger.Warn("cannot read what an admission source said before the start", "source", l.Name(), "err", err)
+		s.o.Logger.Warn("cannot read what an admission source said before the start; who was a member waits until it answers; "+
+			"hint: look at the state directory", "source", s.Name(), "err", err)
 	}
-	for k, stored := range kept {
-		s.members[k] = stored.Member
+	for _, stored := range kept {
 		if stored.At.After(s.at) {
 			s.at = stored.At
 		}
 	}
-	return s
+	for k, stored := range kept {
+		s.kept[k] = stored.Member
+		if s.at.Sub(stored.At) < 3*keepAge {
+			s.members[k] = stored.Member
+		}
+	}
 }
 
 // Name is the lister's.
 func (s *ListSource) Name() string { return s.lister.Name() }
 
-// Peek answers from the list in memory: for its members, and, while it is too early
-// to ask for another, for all.
+// Peek answers from the list in memory: for its members, and, while it is so new
+// that no other is asked for, for all.
 func (s *ListSource) Peek(r Request) (Verdict, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if m, ok := s.members[r.Key]; ok && s.usable() {
 		return Verdict{Allow, m}, true
 	}
-	if s.failed == nil && s.heard && time.Since(s.tried) < s.o.MinGap {
-		return Verdict{}, true
-	}
-	return Verdict{}, false
+	return Verdict{}, s.newerThan(time.Now().Add(-s.o.MinGap))
 }
 
 // usable reports whether the list may admit. The caller holds mu.
@@ -134,27 +152,51 @@ func (s *ListSource) usable() bool {
 	return s.o.OnUnavailable != FallbackRefuse && !s.at.IsZero() && time.Since(s.at) < s.o.MaxAge
 }
 
-// Decide asks for a new list when the key is on none, and waits for it.
+// newerThan reports whether the last list came and was asked for at t or later. The
+// caller holds mu.
+func (s *ListSource) newerThan(t time.Time) bool {
+	return s.heard && s.failed == nil && !s.began.Before(t)
+}
+
+// Decide asks for a new list when the key is on none, and waits for it: until a list
+// has the key, or one that was asked for MinGap before the peer came, or later, has
+// not. Should that one have been a moment too old, the next list promotes the peer.
 func (s *ListSource) Decide(ctx context.Context, r Request) (Verdict, error) {
 	if v, known := s.Peek(r); known {
 		return v, nil
 	}
-	select {
-	case <-s.wantList():
-	case <-ctx.Done():
-		return s.unavailable(errors.New("no list came in time"))
+	for came := time.Now(); ; {
+		s.mu.Lock()
+		m, listed := s.members[r.Key]
+		usable, answered, failed, done := s.usable(), s.newerThan(came.Add(-s.o.MinGap)), s.failedLately(), s.done
+		s.mu.Unlock()
+		switch {
+		case listed && usable:
+			return Verdict{Allow, m}, nil
+		case answered:
+			return Verdict{}, nil
+		case failed != nil:
+			return s.unavailable(failed)
+		}
+		select {
+		case s.wake <- struct{}{}:
+		default: // a list is wanted already
+		}
+		select {
+		case <-done:
+		case <-ctx.Done():
+			return s.unavailable(errors.New("no list came in time"))
+		}
 	}
-	s.mu.Lock()
-	m, listed := s.members[r.Key]
-	usable, failed := s.usable(), s.failed
-	s.mu.Unlock()
-	switch {
-	case listed && usable:
-		return Verdict{Allow, m}, nil
-	case failed != nil:
-		return s.unavailable(failed)
+}
+
+// failedLately is why the last list failed, as long as it is too early for another.
+// The caller holds mu.
+func (s *ListSource) failedLately() error {
+	if s.failed != nil && (time.Since(s.ended) < s.o.MinGap || time.Now().Before(s.notBefore)) {
+		return s.failed
 	}
-	return Verdict{}, nil
+	return nil
 }
 
 func (s *ListSource) unavailable(err error) (Verdict, error) {
@@ -162,20 +204,6 @@ func (s *ListSource) unavailable(err error) (Verdict, error) {
 		return Verdict{Answer: Allow}, nil
 	}
 	return Verdict{Answer: Unavailable}, err
-}
-
-// wantList has Serve fetch a list soon. The channel is closed afterwards.
-func (s *ListSource) wantList() <-chan struct{} {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.next == nil {
-		s.next = make(chan struct{})
-		select {
-		case s.wake <- struct{}{}:
-		default:
-		}
-	}
-	return s.next
 }
 
 // Serve fetches lists until ctx is done. It calls changed when members came or
@@ -215,9 +243,9 @@ func (s *ListSource) pause(ctx context.Context, wait time.Duration) bool {
 	case <-s.wake:
 	}
 	s.mu.Lock()
-	gap := s.o.MinGap - time.Since(s.tried)
+	gap := max(s.o.MinGap-time.Since(s.ended), time.Until(s.notBefore), 0)
 	s.mu.Unlock()
-	timer.Reset(max(0, gap))
+	timer.Reset(gap)
 	select {
 	case <-ctx.Done():
 		return false
@@ -240,56 +268,58 @@ func backoff(refresh time.Duration, failures int, err error) time.Duration {
 
 // refresh fetches a list once and reports whether answers may have changed.
 func (s *ListSource) refresh(ctx context.Context) (changed bool) {
-	s.mu.Lock()
-	s.tried = time.Now()
-	waiting := s.next
-	s.next = nil
-	select { // what wanted this one
+	select { // who wanted a list is served by this one, or asks again
 	case <-s.wake:
 	default:
 	}
-	s.mu.Unlock()
+	began := time.Now()
 	within, cancel := context.WithTimeout(ctx, listLimit)
 	entries, err := s.lister.List(within)
 	cancel()
-	if ctx.Err() == nil {
-		changed = s.take(entries, err)
+	if ctx.Err() != nil {
+		return false
 	}
-	if waiting != nil {
-		close(waiting)
+	if err != nil {
+		s.took(began, nil, err)
+		return false
 	}
-	return changed
-}
-
-// take puts a fetched list in the place of the old one.
-func (s *ListSource) take(entries []Entry, err error) (changed bool) {
 	members := make(map[key.Public]Member, len(entries))
 	for _, e := range entries {
 		if !e.Key.IsZero() {
 			members[e.Key] = e.Member
 		}
 	}
+	changed = s.took(began, members, nil)
+	s.keep(members)
+	return changed
+}
+
+// took puts a fetched list in the place of the old one, and lets those go on that
+// wait. An empty list is believed: only an answer of the right form gets so far.
+func (s *ListSource) took(began time.Time, members map[key.Public]Member, err error) (changed bool) {
 	now := time.Now()
 	s.mu.Lock()
-	s.tried = now
 	old, before, first := s.members, s.failed, !s.heard
-	s.failed = err
-	if err != nil {
+	s.began, s.ended, s.failed, s.notBefore = began, now, err, time.Time{}
+	if err == nil {
+		s.refreshes++
+		s.heard, s.members, s.at = true, members, now
+	} else {
 		s.failures++
-		s.mu.Unlock()
-		if before == nil {
-			s.o.Logger.Warn("an admission source cannot be asked; who is connected stays; hint: see the error", "source", s.Name(), "err", err)
+		if later, ok := errors.AsType[*RetryError](err); ok {
+			s.notBefore = now.Add(min(later.After, longestRetry))
 		}
-		return false
 	}
-	s.refreshes++
-	s.heard, s.members, s.at = true, members, now
+	close(s.done)
+	s.done = make(chan struct{})
 	s.mu.Unlock()
-	if before != nil {
+	switch {
+	case err != nil && before == nil:
+		s.o.Logger.Warn("an admission source cannot be asked; who is connected stays; hint: see the error", "source", s.Name(), "err", err)
+	case err == nil && before != nil:
 		s.o.Logger.Info("an admission source can be asked again", "source", s.Name(), "members", len(members))
 	}
-	s.keep(old, members, now, first)
-	return before != nil || first || !sameKeys(old, members)
+	return err == nil && (before != nil || first || !sameKeys(old, members))
 }
 
 func sameKeys(a, b map[key.Public]Member) bool {
@@ -300,20 +330,22 @@ func sameKeys(a, b map[key.Public]Member) bool {
 // though nothing has changed.
 const keepAge = time.Hour
 
-// keep writes what has changed to Memory; now and then all of it, for its age.
-func (s *ListSource) keep(old, members map[key.Public]Member, now time.Time, all bool) {
+// keep writes what differs from what is on disk; once an hour all of it, for its
+// age. What could not be written is tried again after the next list.
+func (s *ListSource) keep(members map[key.Public]Member) {
 	if s.o.Memory == nil {
 		return
 	}
-	all = all || now.Truncate(keepAge) != now.Add(-s.o.Refresh).Truncate(keepAge)
+	now := time.Now()
+	all := now.Sub(s.keptFull) >= keepAge
 	allowed := make(map[key.Public]Stored)
 	for k, m := range members {
-		if before, ok := old[k]; all || !ok || !equalMembers(before, m) {
+		if before, ok := s.kept[k]; all || !ok || !equalMembers(before, m) {
 			allowed[k] = Stored{Member: m, At: now}
 		}
 	}
 	var gone []key.Public
-	for k := range old {
+	for k := range s.kept {
 		if _, ok := members[k]; !ok {
 			gone = append(gone, k)
 		}
@@ -322,7 +354,12 @@ func (s *ListSource) keep(old, members map[key.Public]Member, now time.Time, all
 		return
 	}
 	if err := s.o.Memory.Save(allowed, gone); err != nil {
-		s.o.Logger.Warn("cannot keep what an admission source said", "source", s.Name(), "err", err)
+		s.o.Logger.Warn("cannot keep what an admission source said, and tries again; after a restart it would not be known", "source", s.Name(), "err", err)
+		return
+	}
+	s.kept = members
+	if all {
+		s.keptFull = now
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"reflect"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -56,10 +57,9 @@ func (r *roll) count() int {
 
 // shelf is a Memory.
 type shelf struct {
-	mu    sync.Mutex
-	kept  map[key.Public]Stored
-	saves int
-	err   error
+	mu   sync.Mutex
+	kept map[key.Public]Stored
+	err  error
 }
 
 func (s *shelf) Load() (map[key.Public]Stored, error) {
@@ -75,7 +75,9 @@ func (s *shelf) Load() (map[key.Public]Stored, error) {
 func (s *shelf) Save(allowed map[key.Public]Stored, gone []key.Public) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.saves++
+	if s.err != nil {
+		return s.err
+	}
 	if s.kept == nil {
 		s.kept = map[key.Public]Stored{}
 	}
@@ -85,14 +87,20 @@ func (s *shelf) Save(allowed map[key.Public]Stored, gone []key.Public) error {
 	for _, k := range gone {
 		delete(s.kept, k)
 	}
-	return s.err
+	return nil
+}
+
+func (s *shelf) fail(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.err = err
 }
 
 // running is a ListSource at work.
 type running struct {
 	*ListSource
 	t       *testing.T
-	changes int
+	changes atomic.Int64
 	stop    func()
 }
 
@@ -101,7 +109,7 @@ func runList(t *testing.T, l Lister, o ListOptions) *running {
 	x := &running{ListSource: NewList(l, o), t: t}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- x.Serve(ctx, func() { x.changes++ }) }()
+	go func() { ended <- x.Serve(ctx, func() { x.changes.Add(1) }) }()
 	x.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-ended; err != nil {
@@ -130,8 +138,8 @@ func TestList(t *testing.T) {
 		defer x.stop()
 		x.want(1, Allow)
 		x.want(3, Refuse) // the list is fresh: nobody is asked
-		if l.count() != 1 || x.changes != 1 {
-			t.Errorf("asked %d times, %d changes", l.count(), x.changes)
+		if l.count() != 1 || x.changes.Load() != 1 {
+			t.Errorf("asked %d times, %d changes", l.count(), x.changes.Load())
 		}
 		time.Sleep(10 * time.Second)
 		l.set(nil, 1, 2, 3) // somebody joins
@@ -151,17 +159,17 @@ func TestList(t *testing.T) {
 			t.Errorf("asked %d times", l.count())
 		}
 		l.set(nil, 2)
-		before := x.changes
+		before := x.changes.Load()
 		time.Sleep(DefaultRefresh)
 		synctest.Wait()
 		x.want(1, Refuse)
-		if x.changes == before {
+		if x.changes.Load() == before {
 			t.Error("nobody was told that a member is gone")
 		}
-		before = x.changes
+		before = x.changes.Load()
 		time.Sleep(3 * DefaultRefresh)
 		synctest.Wait()
-		if x.changes != before {
+		if x.changes.Load() != before {
 			t.Error("told of a change that is none")
 		}
 	})
@@ -192,13 +200,13 @@ func TestListDown(t *testing.T) {
 		if n := l.count() - asked; n > 20 || n < 8 {
 			t.Errorf("asked %d times in an hour", n)
 		}
-		before := x.changes
+		before := x.changes.Load()
 		l.set(nil, 1, 2)
 		time.Sleep(2 * longestBackoff)
 		synctest.Wait()
 		x.want(1, Allow)
 		x.want(2, Allow)
-		if x.changes == before {
+		if x.changes.Load() == before {
 			t.Error("nobody was told that it is back")
 		}
 	})
@@ -230,8 +238,8 @@ func TestListAfterARestart(t *testing.T) {
 		l.set(nil, 1, 2)
 		x := runList(t, l, ListOptions{Memory: m})
 		x.stop()
-		if len(m.kept) != 2 || m.saves != 1 {
-			t.Errorf("kept %v in %d saves", m.kept, m.saves)
+		if kept, _ := m.Load(); len(kept) != 2 {
+			t.Errorf("kept %v", kept)
 		}
 		l.slow = 20 * time.Second
 		x = runList(t, l, ListOptions{Memory: m})
@@ -248,12 +256,13 @@ func TestListAfterARestart(t *testing.T) {
 		time.Sleep(2 * DefaultRefresh)
 		synctest.Wait()
 		x.want(1, Refuse)
-		if _, ok := m.kept[numbered(1)]; ok {
+		kept, _ := m.Load()
+		if _, ok := kept[numbered(1)]; ok {
 			t.Error("who is gone is still kept")
 		}
-		before := m.kept[numbered(2)].At
+		before := kept[numbered(2)].At
 		time.Sleep(3 * time.Hour)
-		if !m.kept[numbered(2)].At.After(before.Add(time.Hour)) {
+		if kept, _ = m.Load(); !kept[numbered(2)].At.After(before.Add(time.Hour)) {
 			t.Error("what is kept grows old though the source still says it")
 		}
 	})
@@ -282,4 +291,72 @@ func TestSameKeys(t *testing.T) {
 	if !reflect.DeepEqual(a[numbered(1)], Member{Name: "x"}) {
 		t.Error("changed")
 	}
+}
+
+// Who logs in while the first list is under way is on it, or waits for no other.
+func TestListUnderWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &roll{slow: time.Second}
+		l.set(nil, 1)
+		x := runList(t, l, ListOptions{})
+		defer x.stop()
+		began := time.Now()
+		x.want(1, Allow)
+		if took := time.Since(began); took != time.Second {
+			t.Errorf("it took %v", took)
+		}
+		time.Sleep(30 * time.Second)
+		l.set(nil, 1, 2)
+		go x.want(9, Refuse) // a stranger has a list fetched
+		synctest.Wait()
+		x.want(2, Allow) // who has just joined is not refused by the old one
+		time.Sleep(20 * time.Second)
+	})
+}
+
+// Strangers do not overrule a server that wants to be left alone, and hear at once
+// that it cannot tell.
+func TestListLeftAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &roll{}
+		l.set(&RetryError{After: 20 * time.Minute, Err: errors.New("busy")})
+		x := runList(t, l, ListOptions{})
+		defer x.stop()
+		for n := range 120 {
+			began := time.Now()
+			x.want(n, Unavailable)
+			if took := time.Since(began); took > 0 {
+				t.Fatalf("stranger %d waits for %v", n, took)
+			}
+			time.Sleep(time.Second)
+		}
+		if l.count() != 1 {
+			t.Errorf("asked %d times in two minutes, told to come again after 20", l.count())
+		}
+	})
+}
+
+// A removal that cannot be written is tried again; and should it never be, the entry
+// grows old beside the others.
+func TestListRemovalIsKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, m := &roll{}, &shelf{}
+		l.set(nil, 1, 2)
+		x := runList(t, l, ListOptions{Memory: m})
+		m.fail(errors.New("disk full"))
+		l.set(nil, 2)
+		time.Sleep(2 * time.Minute)
+		m.fail(nil)
+		time.Sleep(2 * time.Minute)
+		x.stop()
+		if kept, _ := m.Load(); len(kept) != 1 {
+			t.Errorf("kept %v", kept)
+		}
+		must(t, m.Save(map[key.Public]Stored{numbered(1): {At: time.Now().Add(-5 * time.Hour)}}, nil))
+		l.set(errors.New("down"))
+		x = runList(t, l, ListOptions{Memory: m})
+		defer x.stop()
+		x.want(2, Allow)
+		x.want(1, Unavailable)
+	})
 }

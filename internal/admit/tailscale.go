@@ -56,14 +56,14 @@ type tailscale struct {
 
 // tailscaleDevice is what counts of a device.
 type tailscaleDevice struct {
-	NodeKey           string    `json:"nodeKey"`
-	Name              string    `json:"name"`
-	Hostname          string    `json:"hostname"`
-	User              string    `json:"user"`
-	Tags              []string  `json:"tags"`
-	Authorized        bool      `json:"authorized"`
-	KeyExpiryDisabled bool      `json:"keyExpiryDisabled"`
-	Expires           time.Time `json:"expires"`
+	NodeKey           string   `json:"nodeKey"`
+	Name              string   `json:"name"`
+	Hostname          string   `json:"hostname"`
+	User              string   `json:"user"`
+	Tags              []string `json:"tags"`
+	Authorized        bool     `json:"authorized"`
+	KeyExpiryDisabled bool     `json:"keyExpiryDisabled"`
+	Expires           string   `json:"expires"` // RFC 3339; empty for some devices
 }
 
 func (t *tailscale) Name() string { return t.o.Name }
@@ -143,8 +143,10 @@ func explainTailscale(err error) error {
 		return fmt.Errorf("the Tailscale API does not take the key: %w; hint: it may have expired, or lack the scope devices:core:read; make one at https://login.tailscale.com/admin/settings/keys", err)
 	case http.StatusNotFound:
 		return fmt.Errorf("there is no such tailnet for this key: %w; hint: write tailscale=- for the key's own", err)
+	case 0:
+		return err
 	}
-	return err
+	return fmt.Errorf("%w; hint: the API answers later, as a rule", err)
 }
 
 func (t *tailscale) entries(devices []tailscaleDevice, now time.Time) (list []Entry) {
@@ -153,8 +155,7 @@ func (t *tailscale) entries(devices []tailscaleDevice, now time.Time) (list []En
 		if err != nil {
 			continue
 		}
-		expired := !d.KeyExpiryDisabled && d.Expires.Year() > 1 && d.Expires.Before(now)
-		if expired && !t.o.AllowExpired || !d.Authorized && !t.o.AllowUnauthorized {
+		if d.expired(now) && !t.o.AllowExpired || !d.Authorized && !t.o.AllowUnauthorized {
 			continue
 		}
 		name, _, _ := strings.Cut(d.Name, ".")
@@ -164,4 +165,14 @@ func (t *tailscale) entries(devices []tailscaleDevice, now time.Time) (list []En
 		list = append(list, Entry{k, Member{Name: name, User: d.User, Tags: d.Tags}})
 	}
 	return list
+}
+
+// expired reports whether the device's key is over. A time that cannot be read
+// counts as over, for this device alone.
+func (d tailscaleDevice) expired(now time.Time) bool {
+	if d.KeyExpiryDisabled || d.Expires == "" {
+		return false
+	}
+	at, err := time.Parse(time.RFC3339, d.Expires)
+	return err != nil || at.Year() > 1 && at.Before(now)
 }
