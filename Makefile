@@ -16,7 +16,7 @@ NO_PGO    := GOFLAGS="$(GOFLAGS) -pgo=off"
 SOAK      ?= 100000
 LOGINS    ?= 4000
 # What the e2e target runs unless SCENARIOS says otherwise: everything that this version supports.
-SCENARIOS ?= first a b c d e f g m n o p
+SCENARIOS ?= first a b c d e f g i j m n o p q
 
 .PHONY: attack storm run build check fmt lint vet cross tidy pgo pgo-check test soak fuzz interop e2e bench clean proxies release image docs acme
 .DEFAULT_GOAL := build
