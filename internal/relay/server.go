@@ -175,7 +175,7 @@ func (s *Server) admitPeer(p *peer) {
 	s.counts.joined(p, second)
 	flushAll(watching)
 	p.flush()
-	s.log.Debug("peer present", "peer", p.key, "addr", p.addr, "app", p.app)
+	s.log.Debug("peer present", "peer", p.key, "addr", p.addr, "app", p.app, "tenant", p.tenant)
 }
 
 // remove forgets p, once its read loop has ended, and tells those who care.
