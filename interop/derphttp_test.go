@@ -204,7 +204,7 @@ func hasWebSockets(t *testing.T, d *detour) bool {
 func TestOfficialClientRefused(t *testing.T) {
 	admitted := key.NewPrivate()
 	d := startDetour(t, func(c *config.Config) {
-		c.Admit, c.AdmitKey = nil, []string{admitted.Public().String()}
+		c.Admit, c.AdmitKey, c.Refusal = nil, []string{admitted.Public().String()}, config.RefusalClose
 	})
 	p := connect(t, dialOfficial, d.region(false), identity{key: admitted})
 	p.sync()

@@ -113,7 +113,7 @@ func TestOwnClientByCA(t *testing.T) {
 }
 
 func TestOwnClientRefused(t *testing.T) {
-	d := startDetour(t, func(c *config.Config) { c.Admit = nil })
+	d := startDetour(t, func(c *config.Config) { c.Admit, c.Refusal = nil, config.RefusalClose })
 	if _, err := client.Dial(t.Context(), optionsFor(d.region(false).Nodes[0])); !errors.Is(err, io.EOF) {
 		t.Errorf("not admitted, and yet: %v", err)
 	}
