@@ -57,7 +57,13 @@ relay_start() { # relay_start CONFIG FLAGS...: by the recipe, and what the bed n
   retry 15 in_ns r1 curl -so /dev/null http://127.0.0.1:80/generate_204 || die "the relay does not start, see $RUN/log/relay-r1.log"
 }
 # The NAT of hard1 is 203.0.113.103; the proxy's own address is 127.0.0.1.
-sees() { grep -m1 "peer present.*addr=203\.0\.113\.10[34]:" "$RUN/log/relay-r1.log" | cut -c1-200; ! grep -q 'peer present.*addr=127\.' "$RUN/log/relay-r1.log"; }
+sees() {
+  local log=$RUN/log/relay-r1.log n
+  for n in 103 104; do
+    grep -m1 "peer present.*addr=203\.0\.113\.$n:" "$log" | cut -c1-200 | grep . || return 1
+  done
+  ! grep -q 'peer present.*addr=127\.' "$log"
+}
 stun_works() { ts hard1 netcheck --format=json-line | jq -ce 'select(.UDP and .RegionLatency["901"] > 0) | .RegionLatency'; }
 printed_port() { # the map that detour prints names the proxy's port and name
   "$ROOT/bin/detour" map --format json --config "$RUN/relay.yaml" --state-dir "$RUN/relay/p.state" "$@" |

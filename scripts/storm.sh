@@ -43,4 +43,5 @@ turner=''
 # Not from the relay alone: what it took over counts, and the last may be under way.
 taken=$(grep -c 'msg="serving a new certificate"' "$dir/log" || true)
 echo "storm: $logins logins, the certificate replaced every second (taken over $taken times), exit status $status"
+((taken > 0)) || { echo "storm: no certificate was taken over, so nothing was shown; hint: give more logins" >&2; exit 1; }
 exit "$status"
