@@ -145,7 +145,7 @@ func stepRotation(ctx context.Context, out io.Writer, cfg config.Config, withdra
 	case finish:
 		r, err = r.Finish(cfg.Cert, cfg.Key, time.Now())
 	default:
-		if err = daemon.CheckEnd(cfg, r); err != nil {
+		if err = daemon.CheckEnd(ctx, cfg, r); err != nil {
 			return err
 		}
 		if err = r.End(cfg.Cert); err == nil {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -146,6 +147,12 @@ func (r Rotation) Finish(certFile, keyFile string, now time.Time) (Rotation, err
 		r.Phase, r.Since = PhaseClosing, now.UTC().Truncate(time.Second)
 		return r, r.save(certFile)
 	}
+	_, nextCert, nextKey := RotationFiles(certFile)
+	for _, file := range []string{nextCert, nextKey} {
+		if _, err := os.Lstat(file); err != nil {
+			return r, fmt.Errorf("the new certificate is not there: %w; hint: put %s and %s back from a backup", err, nextCert, nextKey)
+		}
+	}
 	for _, file := range []string{certFile, keyFile} {
 		if err := copyFile(file, file+".old"); err != nil {
 			return r, writeFault(err)
@@ -210,14 +217,34 @@ func replaceFile(path string, data []byte, mode os.FileMode) error {
 	return syncDir(filepath.Dir(path))
 }
 
+// copyFile keeps a file of the relay's under another name beside it, with its
+// owner. The directory may belong to another user than the one who copies, who may
+// be root: what leads out of it is not followed.
 func copyFile(from, to string) error {
-	data, err := os.ReadFile(from)
+	root, err := os.OpenRoot(filepath.Dir(from))
 	if err != nil {
 		return err
 	}
-	info, err := os.Stat(from)
+	defer root.Close()
+	f, err := root.Open(filepath.Base(from))
 	if err != nil {
 		return err
 	}
-	return replaceFile(to, data, info.Mode().Perm())
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if !info.Mode().IsRegular() {
+		return fmt.Errorf("%s is no file", from)
+	}
+	data, err := io.ReadAll(io.LimitReader(f, maxFileSize))
+	if err != nil {
+		return err
+	}
+	if err := replaceFile(to, data, info.Mode().Perm()); err != nil {
+		return err
+	}
+	likeOwner(to, from)
+	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -134,5 +135,53 @@ func TestRotationDamaged(t *testing.T) {
 		if _, err := BeginRotation(certFile, keyFile, Place{Listen: ":8444"}, nil, time.Now()); !errors.Is(err, ErrRotating) {
 			t.Errorf("%s: begun anew: %v", text, err)
 		}
+	}
+}
+
+// The directory may be another user's than that of who finishes, who may be root:
+// what leads out of it is not copied to where that user can read it.
+func TestFinishFollowsNoLink(t *testing.T) {
+	certFile, keyFile, _ := rotated(t)
+	r, err := BeginRotation(certFile, keyFile, Place{Listen: ":8444"}, []string{"192.0.2.1"}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, err = r.Withdraw(certFile, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, []byte("TOPSECRET"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Remove(certFile), os.Symlink(secret, certFile)); err != nil {
+		t.Skipf("SKIPPED: this system makes no symbolic links: %v", err)
+	}
+	if _, err := r.Finish(certFile, keyFile, time.Now()); err == nil {
+		t.Error("finished")
+	}
+	if text, err := os.ReadFile(certFile + ".old"); err == nil {
+		t.Errorf("copied %q", text)
+	}
+}
+
+// A new pair that is lost is no reason to say that it is in its place.
+func TestFinishWithoutTheNewPair(t *testing.T) {
+	certFile, keyFile, old := rotated(t)
+	r, err := BeginRotation(certFile, keyFile, Place{Listen: ":8444"}, []string{"192.0.2.1"}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, err = r.Withdraw(certFile, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	_, nextCert, _ := RotationFiles(certFile)
+	if err := os.Remove(nextCert); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Finish(certFile, keyFile, time.Now()); err == nil || !strings.Contains(err.Error(), "hint: ") {
+		t.Errorf("finished: %v", err)
+	}
+	if got := loadedPin(t, certFile, keyFile); got != old {
+		t.Errorf("the pin is %s, want %s", got, old)
 	}
 }

@@ -265,18 +265,27 @@ func (u *authority) take(subject string, certPEM, keyPEM []byte) {
 // errNoAuthorityCert is what a rotation to the authority's certificate waits for.
 var errNoAuthorityCert = errors.New("there is no certificate from the authority; hint: read the relay's log for why, or give the rotation up with detour cert rotate --end")
 
-// lend returns what is served on the second port of a rotation; serve is called
-// with what takes its place later. A nil serve ends that.
-func (u *authority) lend(serve func([]*cert.Certificate) error) ([]*cert.Certificate, error) {
+// lend gives begin what is to be served on the second port of a rotation. The
+// function that it returns is called with what takes its place later.
+func (u *authority) lend(begin func([]*cert.Certificate) (serve func([]*cert.Certificate) error, err error)) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.second = serve
-	list := u.list()
-	if serve != nil && u.have[u.subjects[0]] == nil {
-		u.second = nil
-		return nil, errNoAuthorityCert
+	if u.have[u.subjects[0]] == nil {
+		return errNoAuthorityCert
 	}
-	return list, nil
+	serve, err := begin(u.list())
+	if err != nil {
+		return err
+	}
+	u.second = serve
+	return nil
+}
+
+// takeBack ends what lend began.
+func (u *authority) takeBack() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.second = nil
 }
 
 // changeOver shows the authority's certificate to everybody from now on, as at the
@@ -371,12 +380,12 @@ func (u *authority) remindLocked() {
 	}
 }
 
-// problems are what is unhealthy about the certificates: in mode ca alone, as
-// clients do not need them in the others.
+// problems are what is unhealthy about the certificates: in mode ca, and on the
+// second port of a rotation. Otherwise clients do not need them.
 func (u *authority) problems(now time.Time) []string {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.mode != acmeCA {
+	if u.mode != acmeCA && u.second == nil {
 		return nil
 	}
 	var list []string
@@ -466,6 +475,15 @@ func loadACMECert(c config.Config) (*cert.Certificate, error) {
 	if mode == acmePin && !c.ACMESwitch {
 		return cert.LoadPin(c.Cert, c.Key, time.Now())
 	}
+	names, err := certified(c)
+	if err != nil || len(names) == 0 {
+		return nil, err
+	}
+	return storedCert(c, names[0]), nil
+}
+
+// certified are the names that the authority is asked about, the relay's first.
+func certified(c config.Config) ([]string, error) {
 	interfaces, err := InterfaceAddrs()
 	if err != nil {
 		return nil, err
@@ -474,16 +492,20 @@ func loadACMECert(c config.Config) (*cert.Certificate, error) {
 	for _, ip := range ips {
 		names = append(names, ip.String())
 	}
-	if len(names) == 0 {
-		return nil, nil
-	}
-	certPEM, keyPEM, err := acme.Stored(acmeDir(c), c.ACMEDirectory, names[0])
+	return names, nil
+}
+
+// storedCert is what the authority has given for a name; nil when there is none
+// that can be served. The map names no pin either way, and health says what is
+// missing.
+func storedCert(c config.Config, name string) *cert.Certificate {
+	certPEM, keyPEM, err := acme.Stored(acmeDir(c), c.ACMEDirectory, name)
 	if err != nil {
-		return nil, nil // the map names no pin either way, and health says what is missing
+		return nil
 	}
-	crt, err := cert.ParsePEM(names[0], certPEM, keyPEM, time.Now())
+	one, err := cert.ParsePEM(name, certPEM, keyPEM, time.Now())
 	if err != nil {
-		return nil, nil // the same
+		return nil
 	}
-	return crt, nil
+	return one
 }

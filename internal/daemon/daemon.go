@@ -68,10 +68,10 @@ type Daemon struct {
 	admin      *admin.Server
 	acme       *authority // with cert_mode acme
 
-	doors         []*entrance                 // the main one first
-	doorsMu       sync.Mutex                  // a rotation changes the doors in it
-	secondDoor    atomic.Pointer[listen.Door] // of a rotation; nil: there is none
-	rotationStuck atomic.Pointer[error]       // why a rotation does not go on; nil or nil within: it does
+	doors         []*entrance                    // the main one first
+	doorsMu       sync.Mutex                     // a rotation changes the doors in it
+	second        atomic.Pointer[openSecondPort] // of a rotation; nil: there is none
+	rotationStuck atomic.Pointer[error]          // why a rotation does not go on; nil or nil within: it does
 	httpDoor      *listen.Door
 	adminListener net.Listener
 	inherited     *listen.Inherited // while listeners are opened

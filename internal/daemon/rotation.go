@@ -47,12 +47,18 @@ type rotation struct {
 
 	// Owned by serve.
 	phase    cert.Phase    // that the ports are in; empty: no rotation
-	second   *listen.Door  // also in Daemon.secondDoor
+	second   *listen.Door  // also in Daemon.second
 	serves   cert.Rotation // what second was opened for
 	server   *web.Server   // of second
 	upgrades uint64        // of the port that is to go, when last looked at
 	used     time.Time     // when that had changed
 	told     string        // the last error, said once
+}
+
+// openSecondPort is what others may look at.
+type openSecondPort struct {
+	door   *listen.Door
+	source *cert.Source
 }
 
 // serve follows until ctx is done.
@@ -126,15 +132,17 @@ func (r *rotation) enter(ctx context.Context, want cert.Rotation) error {
 		}
 		return r.reopen(ctx)
 	case "":
+		if err := r.reopen(ctx); err != nil {
+			return err // with the second port closed too there would be none
+		}
 		if r.second != nil {
 			if r.d.acme != nil {
-				_, _ = r.d.acme.lend(nil) // there is nothing to lend
+				r.d.acme.takeBack()
 			}
-			r.d.secondDoor.Store(nil)
+			r.d.second.Store(nil)
 			_ = r.second.Close() // who is connected there stays
 			r.second = nil
 		}
-		return r.reopen(ctx)
 	}
 	return nil
 }
@@ -145,9 +153,8 @@ func (r *rotation) openSecond(ctx context.Context, want cert.Rotation) error {
 	if err != nil {
 		return err
 	}
-	options := r.d.doorOptions("--port")
-	main := r.d.cfg.Doors()[0]
-	options.Proxies, options.ProxyUnix = main.ProxyProtocol, main.ProxyUnix
+	options := r.d.doors[0].options // the limits too
+	options.Flag = "--port"
 	door, err := listen.Listen(ctx, want.Listen, options)
 	if err != nil {
 		return fmt.Errorf("open the second port of the rotation: %w", err)
@@ -158,17 +165,18 @@ func (r *rotation) openSecond(ctx context.Context, want cert.Rotation) error {
 	// The server must outlive the port for those who came by it, who may stay for weeks.
 	left, stop := context.WithCancel(ctx)
 	r.run(func() error { return server.Serve(left) })
+	r.run(func() error { return source.LogExpiry(left) })
 	r.run(func() error {
 		defer stop()
 		return door.Serve(ctx, server.ServeConn)
 	})
 	r.second, r.server, r.serves = door, server, want
-	r.d.secondDoor.Store(door)
+	r.d.second.Store(&openSecondPort{door, source})
 	return nil
 }
 
 // secondSource is what the second port shows.
-func (r *rotation) secondSource(want cert.Rotation) (*cert.Source, error) {
+func (r *rotation) secondSource(want cert.Rotation) (source *cert.Source, err error) {
 	o := cert.Options{StrictSNI: r.d.cfg.StrictSNI, ServerKeyHex: r.d.id.serverKey.Hex(), Logger: r.d.log}
 	if !want.Authority {
 		c, err := loadNext(r.d.cfg, want)
@@ -182,20 +190,14 @@ func (r *rotation) secondSource(want cert.Rotation) (*cert.Source, error) {
 		return nil, errors.New("a rotation to an authority's certificate is under way, and cert_mode is not acme; " +
 			"hint: set it to acme, or give the rotation up with detour cert rotate --end")
 	}
-	// What comes between the two calls is taken by the second.
-	certs, err := r.d.acme.lend(func([]*cert.Certificate) error { return nil })
-	if err != nil {
-		return nil, err
-	}
-	o.Certificate, o.More, o.Challenge = certs[0], certs[1:], r.d.acme.manager.TLSChallenge
-	source, err := cert.New(o)
-	if err != nil {
-		return nil, err
-	}
-	if certs, err = r.d.acme.lend(source.Replace); err != nil {
-		return nil, err
-	}
-	return source, source.Replace(certs)
+	err = r.d.acme.lend(func(certs []*cert.Certificate) (func([]*cert.Certificate) error, error) {
+		o.Certificate, o.More, o.Challenge = certs[0], certs[1:], r.d.acme.manager.TLSChallenge
+		if source, err = cert.New(o); err != nil {
+			return nil, err
+		}
+		return source.Replace, nil
+	})
+	return source, err
 }
 
 // loadNext returns the certificate of the second port.

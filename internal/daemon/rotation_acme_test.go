@@ -87,6 +87,29 @@ func TestRotationToTheAuthority(t *testing.T) {
 	if err := CheckSecondPort(t.Context(), c, r); err == nil {
 		t.Error("a second port that is not open answers")
 	}
+	foreign := issue(t, acmeName, time.Now().AddDate(0, 3, 0)) // another program has the port
+	pair, err := tls.LoadX509KeyPair(foreign.cert, foreign.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	squatter, err := tls.Listen("tcp", second, &tls.Config{Certificates: []tls.Certificate{pair}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { // ends with the listener
+		for {
+			conn, err := squatter.Accept()
+			if err != nil {
+				return
+			}
+			_ = conn.(*tls.Conn).Handshake() // whatever the client thinks of it
+			conn.Close()
+		}
+	}()
+	if err := CheckSecondPort(t.Context(), c, r); err == nil || !strings.Contains(err.Error(), "shows another certificate") {
+		t.Errorf("another program's certificate: %v", err)
+	}
+	squatter.Close()
 	x.follow(time.Now())
 	if err := CheckSecondPort(t.Context(), c, r); err != nil {
 		t.Error(err)
@@ -96,8 +119,11 @@ func TestRotationToTheAuthority(t *testing.T) {
 	if got := x.nodes(); len(got) != 2 || got[0] != node(second, "") || got[1] != node(main, pin) {
 		t.Errorf("the map names %q", got)
 	}
-	if len(b.Stats().AlsoListen) != 1 {
+	if s := b.Stats(); len(s.AlsoListen) != 1 || s.SecondCert == nil || s.SecondCert.SelfSigned {
 		t.Error("the second port has no figures")
+	}
+	if len(b.acme.problems(time.Now())) != 0 || len(b.acme.problems(time.Now().AddDate(0, 3, 1))) != 1 {
+		t.Error("nobody is told when the certificate on the second port expires")
 	}
 
 	if r, err = r.Withdraw(c.Cert, time.Now()); err != nil {
@@ -116,7 +142,7 @@ func TestRotationToTheAuthority(t *testing.T) {
 	if r, err = r.Finish(c.Cert, c.Key, time.Now()); err != nil {
 		t.Fatal(err)
 	}
-	if err := CheckEnd(c, r); err == nil {
+	if err := CheckEnd(t.Context(), c, r); err == nil {
 		t.Error("ended before the relay has changed over")
 	}
 	if m, err := loadACMEMode(c); err != nil || m != acmeCA {
@@ -138,7 +164,7 @@ func TestRotationToTheAuthority(t *testing.T) {
 	if got := x.nodes(); len(got) != 1 || got[0] != node(main, "") {
 		t.Errorf("the map names %q", got)
 	}
-	if err := CheckEnd(c, r); err != nil {
+	if err := CheckEnd(t.Context(), c, r); err != nil {
 		t.Error(err)
 	}
 	if err := r.End(c.Cert); err != nil {

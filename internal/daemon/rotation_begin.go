@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/detour-relay/detour/internal/cert"
@@ -118,25 +119,83 @@ func beginAuthorityRotation(c config.Config, at cert.Place) (cert.Rotation, erro
 		return cert.Rotation{}, errors.New("the relay is still waiting for its first certificate; hint: try again in a minute")
 	case acmePin:
 	}
-	c.ACMESwitch = true // what it would be served then
-	next, err := loadACMECert(c)
+	names, err := certified(c)
 	if err != nil {
 		return cert.Rotation{}, err
 	}
-	if next == nil {
+	if len(names) == 0 || storedCert(c, names[0]) == nil {
 		return cert.Rotation{}, errors.New("the certificate authority has given no certificate yet; hint: the relay's log says why")
 	}
 	return cert.BeginAuthorityRotation(c.Cert, c.Key, at, time.Now())
 }
 
-// answerLimit bounds the look at the second port.
+// answerLimit bounds the look at a port.
 const answerLimit = 5 * time.Second
 
 // CheckSecondPort says why the first port cannot be closed: the second one does not
 // answer on this machine with the certificate that it is to show.
 func CheckSecondPort(ctx context.Context, c config.Config, r cert.Rotation) error {
 	const hint = "is the relay running, and did it follow? Its log says; the old port stays open until then"
-	target := r.Listen
+	wanted, err := wantedAfter(c, r)
+	if err != nil {
+		return err
+	}
+	leaf, err := shownAt(ctx, r.Listen, c)
+	switch {
+	case err != nil:
+		return fmt.Errorf("the second port %s does not answer: %w; hint: %s", r.Listen, err, hint)
+	case !slices.Contains(wanted, cert.PinOf(leaf)):
+		return fmt.Errorf("the second port %s shows another certificate (%s) than the new one; hint: %s", r.Listen, cert.PinOf(leaf), hint)
+	}
+	return nil
+}
+
+// wantedAfter are the hashes of the certificates that a rotation leads to.
+func wantedAfter(c config.Config, r cert.Rotation) (hashes []string, err error) {
+	if !r.Authority {
+		return []string{r.NewPin}, nil
+	}
+	names, err := certified(c)
+	for _, name := range names {
+		if one := storedCert(c, name); one != nil {
+			hashes = append(hashes, cert.PinOf(one.Leaf()))
+		}
+	}
+	return hashes, err
+}
+
+// CheckEnd says why a rotation cannot be ended: the relay's own port does not show
+// what the rotation came to, and without the second one clients would have nowhere
+// to go.
+func CheckEnd(ctx context.Context, c config.Config, r cert.Rotation) error {
+	if r.Phase != cert.PhaseClosing {
+		return nil
+	}
+	const hint = "is the relay running? Its log says what is wrong; the second port stays open until then"
+	wanted, err := wantedAfter(c, r)
+	if err != nil {
+		return err
+	}
+	leaf, err := shownAt(ctx, c.Listen, c)
+	switch {
+	case err != nil:
+		return fmt.Errorf("the relay's own port %s does not answer: %w; hint: %s", c.Listen, err, hint)
+	case !slices.Contains(wanted, cert.PinOf(leaf)):
+		return fmt.Errorf("the relay's own port %s shows another certificate (%s) than the new one; hint: %s", c.Listen, cert.PinOf(leaf), hint)
+	}
+	if !r.Authority {
+		return nil
+	}
+	if mode, err := readACMEMode(c); err != nil || mode != acmeCA {
+		return errors.Join(err, errors.New("the relay has not changed over to the authority's certificate yet; hint: its log says what is wrong"))
+	}
+	return nil
+}
+
+// shownAt returns the certificate that a TLS port of a relay with these settings
+// shows on this machine, whosever it is.
+func shownAt(ctx context.Context, listen string, c config.Config) (*x509.Certificate, error) {
+	target := listen
 	if host, port, err := net.SplitHostPort(target); err == nil {
 		if ip, err := netip.ParseAddr(host); host == "" || err == nil && ip.IsUnspecified() {
 			host = "127.0.0.1"
@@ -148,27 +207,6 @@ func CheckSecondPort(ctx context.Context, c config.Config, r cert.Rotation) erro
 	}
 	ctx, cancel := context.WithTimeout(ctx, answerLimit)
 	defer cancel()
-	leaf, err := shownAt(ctx, target, c)
-	if err != nil {
-		return fmt.Errorf("the second port %s does not answer: %w; hint: %s", r.Listen, err, hint)
-	}
-	shown := cert.PinOf(leaf)
-	if r.Authority {
-		old, err := cert.LoadPin(c.Cert, c.Key, time.Now())
-		if err == nil && old.Pin() == shown {
-			return fmt.Errorf("the second port %s shows the pinned certificate; hint: %s", r.Listen, hint)
-		}
-		return nil
-	}
-	if shown != r.NewPin {
-		return fmt.Errorf("the second port %s shows another certificate (%s) than the new one; hint: %s", r.Listen, shown, hint)
-	}
-	return nil
-}
-
-// shownAt returns the certificate that a TLS port of a relay with these settings
-// shows, whosever it is.
-func shownAt(ctx context.Context, target string, c config.Config) (*x509.Certificate, error) {
 	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", target)
 	if err != nil {
 		return nil, err
@@ -189,18 +227,6 @@ func shownAt(ctx context.Context, target string, c config.Config) (*x509.Certifi
 		return nil, err
 	}
 	return client.ConnectionState().PeerCertificates[0], nil
-}
-
-// CheckEnd says why a rotation cannot be ended yet: the relay has not taken over
-// what it came to.
-func CheckEnd(c config.Config, r cert.Rotation) error {
-	if !r.Authority || r.Phase != cert.PhaseClosing {
-		return nil
-	}
-	if mode, err := readACMEMode(c); err != nil || mode != acmeCA {
-		return errors.Join(err, errors.New("the relay has not changed over to the authority's certificate yet; hint: start it, if it is not running; its log says what is wrong"))
-	}
-	return nil
 }
 
 // CertOrigin says in words where the certificate comes from that LoadCert returns.

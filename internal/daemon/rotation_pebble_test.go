@@ -94,7 +94,7 @@ func TestRotationWithAuthority(t *testing.T) {
 	if err := login(c.Listen, ""); err != nil {
 		t.Error(err)
 	}
-	if err := CheckEnd(c, r); err != nil {
+	if err := CheckEnd(t.Context(), c, r); err != nil {
 		t.Error(err)
 	}
 	if err := r.End(c.Cert); err != nil {

@@ -309,3 +309,48 @@ func TestSecondPortIsAsStrict(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// The second port stays until the relay's own one shows the new certificate: else
+// clients would have nowhere to go.
+func TestRotationWithThePortTaken(t *testing.T) {
+	x := runTurned(t)
+	main := x.cfg.Listen
+	r, err := BeginRotation(x.cfg, cert.Place{Listen: freePort(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.follow(time.Now())
+	if x.rotation.second.Stats().Accepted != 0 || x.doors[0].options.Limits == nil {
+		t.Fatal("the bed is not as it should be")
+	}
+	if r, err = r.Withdraw(x.cfg.Cert, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	x.follow(time.Now())
+	x.doors[0].Close() // as if it had been given up, and somebody else were there
+	squatter, err := net.Listen("tcp", main)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, err = r.Finish(x.cfg.Cert, x.cfg.Key, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if err := x.rotation.follow(x.ctx, time.Now()); err == nil {
+		t.Error("a port that is taken was opened")
+	}
+	squatter.Close()
+	if err := CheckEnd(t.Context(), x.cfg, r); err == nil || !strings.Contains(err.Error(), "stays open until then") {
+		t.Errorf("may be ended: %v", err)
+	}
+	if err := r.End(x.cfg.Cert); err != nil { // by hand, all the same
+		t.Fatal(err)
+	}
+	if squatter, err = net.Listen("tcp", main); err != nil {
+		t.Fatal(err)
+	}
+	if err := x.rotation.follow(x.ctx, time.Now()); err == nil {
+		t.Error("a port that is taken was opened")
+	}
+	x.wantLogin(r.Listen, r.NewPin) // the only one that is left
+	squatter.Close()
+}

@@ -25,6 +25,7 @@ type Stats struct {
 	Listen     *listen.Stats    `json:"listen,omitempty"`
 	Web        *web.Stats       `json:"web,omitempty"`
 	Cert       *cert.Stats      `json:"cert,omitempty"`
+	SecondCert *cert.Stats      `json:"second_cert,omitempty"` // on the second port of a rotation
 	CertFiles  *cert.WatchStats `json:"cert_files,omitempty"`
 	HTTPListen *listen.Stats    `json:"http_listen,omitempty"`
 	HTTP       *web.HTTPStats   `json:"http,omitempty"`
@@ -56,8 +57,9 @@ func (d *Daemon) Stats() Stats {
 		s.AlsoListen = append(s.AlsoListen, DoorStats{e.Where(), e.Stats()})
 	}
 	d.doorsMu.Unlock()
-	if second := d.secondDoor.Load(); second != nil {
-		s.AlsoListen = append(s.AlsoListen, DoorStats{second.Where(), second.Stats()})
+	if second := d.second.Load(); second != nil {
+		s.AlsoListen = append(s.AlsoListen, DoorStats{second.door.Where(), second.door.Stats()})
+		s.SecondCert = ptr(second.source.Stats())
 	}
 	if d.router != nil {
 		s.SNIRoutes = ptr(d.router.Stats())
