@@ -301,6 +301,19 @@ func TestKeysFile(t *testing.T) {
 	if text := f.Report().(KeysReport).Error; text != "" {
 		t.Errorf("away and back: %s", text)
 	}
+	if os.Geteuid() != 0 { // whom no mode keeps out
+		write(numbered(6).String() + "\n")
+		must(t, os.Chmod(path, 0))
+		f.look()
+		f.look()
+		must(t, os.Chmod(path, 0o600))
+		if !f.look() {
+			t.Error("a file that can be read by now is not")
+		}
+		write(numbered(3).String() + "\n")
+		f.look()
+		f.look()
+	}
 	must(t, os.Truncate(path, 0)) // somebody begins to write it
 	if f.look() {
 		t.Error("a file is taken while it is written")
@@ -353,6 +366,29 @@ func FuzzHeadscaleNodes(f *testing.F) {
 		}
 		for _, e := range headscaleEntries(*answer.Nodes, true, time.Now()) {
 			_ = e.Key.String()
+		}
+	})
+}
+
+func FuzzTailscaleDevices(f *testing.F) {
+	for _, d := range newTailnet().devices {
+		text, err := json.Marshal(map[string]any{"devices": []any{d}})
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		var answer struct {
+			Devices *[]tailscaleDevice `json:"devices"`
+		}
+		if json.Unmarshal(text, &answer) != nil || answer.Devices == nil {
+			return
+		}
+		strict := (&tailscale{}).entries(*answer.Devices, time.Now())
+		lax := (&tailscale{o: TailscaleOptions{AllowExpired: true, AllowUnauthorized: true}}).entries(*answer.Devices, time.Now())
+		if len(strict) > len(lax) {
+			t.Errorf("%d are admitted strictly, %d laxly", len(strict), len(lax))
 		}
 	})
 }

@@ -2,8 +2,6 @@ package admit
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -57,36 +55,15 @@ const maxList = 32 << 20
 // errRedirect ends a request that would go elsewhere, with its secret.
 var errRedirect = errors.New("it redirects")
 
-// listClient is an HTTP client that trusts caFile, if there is one, besides the
-// system's roots, and follows no redirect.
+// listClient is an HTTP client that follows no redirect.
 func listClient(caFile string) (*http.Client, error) {
-	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.MaxIdleConnsPerHost = 2
-	if caFile != "" {
-		roots, err := rootsWith(caFile)
-		if err != nil {
-			return nil, err
-		}
-		transport.TLSClientConfig = &tls.Config{RootCAs: roots}
+	transport, err := newTransport(caFile)
+	if err != nil {
+		return nil, err
 	}
 	return &http.Client{Transport: transport, CheckRedirect: func(r *http.Request, _ []*http.Request) error {
-		return fmt.Errorf("%w to %s; hint: write that URL", errRedirect, r.URL.Redacted())
+		return fmt.Errorf("%w to %s; hint: write that URL", errRedirect, shownURL(r.URL))
 	}}, nil
-}
-
-func rootsWith(caFile string) (*x509.CertPool, error) {
-	text, err := os.ReadFile(caFile)
-	if err != nil {
-		return nil, fmt.Errorf("ca_file: %w; hint: name the PEM file of the authority that has signed the server's certificate", err)
-	}
-	roots, err := x509.SystemCertPool()
-	if err != nil {
-		roots = x509.NewCertPool() // a system without any
-	}
-	if !roots.AppendCertsFromPEM(text) {
-		return nil, fmt.Errorf("ca_file: %s holds no PEM certificate; hint: name the PEM file of the authority that has signed the server's certificate", caFile)
-	}
-	return roots, nil
 }
 
 // statusError is an answer with another status than 200.
@@ -116,10 +93,7 @@ func getJSON(ctx context.Context, client *http.Client, from, authorization strin
 	req.Header.Set("Authorization", authorization)
 	resp, err := client.Do(req)
 	if err != nil {
-		if err = withoutURL(err); strings.Contains(err.Error(), "; hint: ") {
-			return err
-		}
-		return fmt.Errorf("%w; hint: %s", err, hintServer)
+		return unreached(err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
@@ -138,31 +112,25 @@ func getJSON(ctx context.Context, client *http.Client, from, authorization strin
 	return nil
 }
 
-// withoutURL drops the URL that net/http puts before an error: it stands in the
-// source's name, and may hold a password.
-func withoutURL(err error) error {
-	if ue, ok := errors.AsType[*url.Error](err); ok {
-		return ue.Err
+// unreached tells why a request brought no answer, without the URL, which may hold a
+// password and stands in the source's name.
+func unreached(err error) error {
+	if failed, ok := errors.AsType[*url.Error](err); ok {
+		err = failed.Err
 	}
-	return err
+	if errors.Is(err, errRedirect) {
+		return err
+	}
+	return fmt.Errorf("%w; hint: %s", err, hintServer)
 }
 
-// failedStatus tells the beginning of an answer, unless that echoes the secret.
+// failedStatus tells the beginning of an answer, without the secret should it echo
+// that.
 func failedStatus(resp *http.Response, authorization string) error {
-	const (
-		shown  = 120 // bytes
-		echoed = 6   // characters of a secret that are too many
-	)
-	start, _ := io.ReadAll(io.LimitReader(resp.Body, shown))
-	line, _, _ := strings.Cut(strings.TrimSpace(string(start)), "\n")
+	start, _ := io.ReadAll(io.LimitReader(resp.Body, verifyBody)) // as much as there is
 	_, secret, _ := strings.Cut(authorization, " ")
-	if len(secret) >= echoed && strings.Contains(line, secret[:echoed]) {
-		line = ""
-	}
-	e := &statusError{status: resp.StatusCode, body: line}
-	if n, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && n > 0 {
-		e.after = time.Duration(n) * time.Second
-	}
+	e := &statusError{status: resp.StatusCode, body: firstLine(strings.ReplaceAll(string(start), secret, "[hidden]"), quoted)}
+	e.after = retryAfter(resp.Header)
 	return e
 }
 
@@ -172,6 +140,19 @@ func retryLater(err error) error {
 		return &RetryError{After: e.after, Err: err}
 	}
 	return err
+}
+
+// retryAfter is how long a server wants to be left alone: seconds or a date. 0: it
+// does not say.
+func retryAfter(h http.Header) time.Duration {
+	text := h.Get("Retry-After")
+	if n, err := strconv.Atoi(text); err == nil {
+		return time.Duration(n) * time.Second
+	}
+	if at, err := http.ParseTime(text); err == nil {
+		return time.Until(at)
+	}
+	return 0
 }
 
 // statusOf returns the status of a failed answer, or 0.

@@ -78,7 +78,7 @@ func explainHeadscale(err error) error {
 		return fmt.Errorf("the Headscale does not take the API key: %w; hint: make one with headscale apikeys create, and put it into token_file", err)
 	case http.StatusNotFound:
 		return fmt.Errorf("there is no API at this URL: %w; hint: it needs Headscale 0.23 or newer; without token_file its /verify is asked for each node", err)
-	case 0:
+	case 0: // no answer, or one that says more
 		return err
 	}
 	return fmt.Errorf("%w; hint: the server's log says why", err)

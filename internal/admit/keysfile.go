@@ -123,8 +123,12 @@ func (f *KeysFile) look() bool {
 	case f.read:
 		return false
 	}
-	f.read = true
 	info, members, err := readKeys(f.path)
+	if err == nil && !f.seen.same(info) {
+		return false // it has changed since: another look
+	}
+	// What is wrong in it stays wrong until it changes; that it could not be read need not.
+	f.read = err == nil || info != nil
 	if err != nil {
 		f.refuse(err)
 		return false
@@ -150,7 +154,7 @@ func (f *KeysFile) refuse(err error) {
 
 const hintKeys = "hint: write one node key a line there, as in: nodekey:<64 hex digits> laptop"
 
-// readKeys reads and parses. info is nil when there is no file.
+// readKeys reads and parses. info is of what was read; nil when nothing could be.
 func readKeys(path string) (info fs.FileInfo, members map[key.Public]Member, err error) {
 	if info, err = os.Stat(path); err == nil && !info.Mode().IsRegular() { // to open a pipe may take for ever
 		return info, nil, fmt.Errorf("%s is no file; %s", path, hintKeys)
@@ -160,13 +164,13 @@ func readKeys(path string) (info fs.FileInfo, members map[key.Public]Member, err
 		return nil, nil, fmt.Errorf("read the keys: %w; %s", err, hintKeys)
 	}
 	defer f.Close()
-	if info, err = f.Stat(); err != nil {
-		return nil, nil, fmt.Errorf("read the keys: %w; %s", err, hintKeys)
-	}
 	text, err := io.ReadAll(io.LimitReader(f, maxKeysFile+1))
+	if err == nil {
+		info, err = f.Stat() // after the last byte: who writes in place has begun or not
+	}
 	switch {
 	case err != nil:
-		return info, nil, fmt.Errorf("read the keys: %w; %s", err, hintKeys)
+		return nil, nil, fmt.Errorf("read the keys: %w; %s", err, hintKeys)
 	case len(text) > maxKeysFile:
 		return info, nil, fmt.Errorf("%s is larger than %d MiB; hint: is it the file of keys?", path, maxKeysFile>>20)
 	}

@@ -260,10 +260,11 @@ func jitter(d time.Duration) time.Duration { return d - rand.N(d/10+1) }
 func backoff(refresh time.Duration, failures int, err error) time.Duration {
 	const most = 10 // doublings
 	wait := min(time.Second<<min(failures, most), max(refresh, longestBackoff))
+	wait = jitter(wait)
 	if later, ok := errors.AsType[*RetryError](err); ok {
-		wait = max(wait, min(later.After, longestRetry))
+		wait = max(wait, min(later.After, longestRetry)) // not sooner
 	}
-	return jitter(wait)
+	return wait
 }
 
 // refresh fetches a list once and reports whether answers may have changed.

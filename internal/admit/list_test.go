@@ -270,8 +270,8 @@ func TestListAfterARestart(t *testing.T) {
 
 func TestRetryAfter(t *testing.T) {
 	for failure, want := range map[error][2]time.Duration{
-		&RetryError{After: 20 * time.Minute, Err: errors.New("busy")}: {17 * time.Minute, 20 * time.Minute},
-		&RetryError{After: 99 * time.Hour, Err: errors.New("busy")}:   {50 * time.Minute, time.Hour},
+		&RetryError{After: 20 * time.Minute, Err: errors.New("busy")}: {20 * time.Minute, 20 * time.Minute},
+		&RetryError{After: 99 * time.Hour, Err: errors.New("busy")}:   {time.Hour, time.Hour},
 		errors.New("down"): {1 * time.Second, 2 * time.Second},
 	} {
 		if d := backoff(DefaultRefresh, 1, failure); d < want[0] || d > want[1] {

@@ -120,9 +120,9 @@ func (t *tailscale) access(ctx context.Context) (string, error) {
 		if failed, ok := errors.AsType[*oauth2.RetrieveError](err); ok && failed.Response != nil {
 			// Its own text holds the whole answer.
 			return "", fmt.Errorf("the OAuth client gets no token: %w; hint: check oauth_id and its secret, and its scope devices:core:read",
-				&statusError{status: failed.Response.StatusCode})
+				&statusError{status: failed.Response.StatusCode, after: retryAfter(failed.Response.Header)})
 		}
-		return "", fmt.Errorf("get a token for the OAuth client: %w", withoutURL(err))
+		return "", fmt.Errorf("get a token for the OAuth client: %w", unreached(err))
 	}
 	t.token = token
 	return token.AccessToken, nil
@@ -135,16 +135,14 @@ func (t *tailscale) forgetToken() {
 }
 
 func explainTailscale(err error) error {
+	if strings.Contains(err.Error(), "; hint: ") {
+		return err
+	}
 	switch statusOf(err) {
 	case http.StatusUnauthorized, http.StatusForbidden:
-		if strings.Contains(err.Error(), "; hint: ") {
-			return err
-		}
 		return fmt.Errorf("the Tailscale API does not take the key: %w; hint: it may have expired, or lack the scope devices:core:read; make one at https://login.tailscale.com/admin/settings/keys", err)
 	case http.StatusNotFound:
 		return fmt.Errorf("there is no such tailnet for this key: %w; hint: write tailscale=- for the key's own", err)
-	case 0:
-		return err
 	}
 	return fmt.Errorf("%w; hint: the API answers later, as a rule", err)
 }
