@@ -23,6 +23,8 @@ func checkEntryTogether(e Entry) []fault {
 	switch {
 	case e.Kind == AdmitHeadscale && has("token_file", "token_env") > 1:
 		return bad("keep one", "token_file and token_env are both given")
+	case e.Kind == AdmitHeadscale && has("token_file", "token_env") > 0 && has("allow_for", "refuse_for", "timeout") > 0:
+		return bad("leave them out, and set refresh=", "allow_for, refuse_for and timeout are for /verify, and with a token the list of nodes is asked for instead")
 	case e.Kind == AdmitHeadscale && has("refresh", "expired") > 0 && has("token_file", "token_env") == 0:
 		return bad("add token_file= with an API key, or leave them out", "refresh and expired need Headscale's API, which needs a token")
 	case e.Kind != AdmitTailscale:

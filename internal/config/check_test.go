@@ -203,6 +203,7 @@ func TestCheckAdmit(t *testing.T) {
 		{"headscale=https://hs.example.com,token_file=/t,refresh=30s", ""},
 		{"headscale=https://hs.example.com,refresh=30s", "needs a token"},
 		{"headscale=https://hs.example.com,token_file=/t,token_env=T", "both given"},
+		{"headscale=https://hs.example.com,token_file=/t,allow_for=1m", "are for /verify"},
 		{"headscale=hs.example.com", "not an http or https URL"},
 		{"headscale", "write headscale=URL"},
 		{"headscale=https://hs.example.com,tokenfile=/t", "did you mean token_file?"},
