@@ -48,7 +48,7 @@ func pendingCommand() *cobra.Command {
 		if err := table.Flush(); err != nil {
 			return err
 		}
-		_, err := fmt.Fprintf(w, "\nTo let one in: detour admit allow KEY --name NAME. The first digits of a key are enough, as in\n  detour admit allow %s\n", list[0].Key.Hex()[:8])
+		_, err := fmt.Fprintf(w, "\nTo let one in: detour admit allow KEY --name NAME. The first digits of a key are enough, as in\n  detour admit allow %s\n", list[0].Key.Hex()[:shownDigits])
 		return err
 	}
 	return cmd

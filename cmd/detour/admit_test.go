@@ -97,6 +97,7 @@ func TestAdmitCommands(t *testing.T) {
 	for _, text := range []string{"2 connected, 0 waiting", "ann-laptop", "bob", a.Public().String(), "source     ask: 1 logins", "members alone", "health     well"} {
 		status.want(t, exitOK, text, "")
 	}
+	ask("status").want(t, exitOK, a.Public().Hex()[:8]+"  ann-laptop", "") // as the other commands take it
 	var got admin.Status
 	if err := json.Unmarshal([]byte(ask("status", "--json").stdout), &got); err != nil || len(got.Peers) != 2 || got.Peers[0].Key != a.Public() {
 		t.Errorf("%+v, %v", got, err)
@@ -127,6 +128,8 @@ func TestAdmitCommands(t *testing.T) {
 		ask("ban", target).want(t, exitFailed, "", want)
 	}
 	ask("ban").want(t, exitUsage, "", "whom?")
+	ask("ban", b.Public().String(), "--for", "10ms").want(t, exitUsage, "", "less than a second")
+	ask("ban", b.Public().String(), "--for", "0s").want(t, exitUsage, "", "less than a second")
 
 	bob = join(t, s, b)
 	ask("admit", "deny", b.Public().String()).want(t, exitOK, "Denied: bob, ", "")

@@ -23,7 +23,7 @@ func kickCommand() *cobra.Command {
 			return err
 		}
 		_, err := fmt.Fprintf(cmd.OutOrStdout(), "Ended %s of %v. Clients connect again within seconds; to keep it out: detour ban %s --for 24h\n",
-			counted(result.Ended, "connection"), result.Key, result.Key.Hex()[:8])
+			counted(result.Ended, "connection"), result.Key, result.Key.Hex()[:shownDigits])
 		return err
 	}
 	return cmd
@@ -56,7 +56,7 @@ func banCommand() *cobra.Command {
 		Args:  arguments(0, 1, "key, address or network"),
 	}
 	a := bindAsking(cmd)
-	cmd.Flags().DurationVar(&lasts, "for", 0, "how long, as in 24h; 0 is until it is removed")
+	cmd.Flags().DurationVar(&lasts, "for", 0, "how long, as in 24h (default until it is removed)")
 	cmd.Flags().StringVar(&q.Note, "note", "", "anything to remember")
 	cmd.Flags().BoolVar(&list, "list", false, "list the bans")
 	cmd.Flags().BoolVar(&remove, "remove", false, "remove the ban of this key, address or network")
@@ -67,8 +67,8 @@ func banCommand() *cobra.Command {
 			return listBans(cmd, a)
 		case len(args) == 0:
 			return wrongUsage(cmd, "whom? Give a key, an address or a network, or --list")
-		case lasts < 0:
-			return wrongUsage(cmd, "--for is below zero")
+		case cmd.Flags().Changed("for") && lasts < time.Second:
+			return wrongUsage(cmd, "--for is less than a second; without it the ban stays until it is removed")
 		}
 		q.Target, q.Seconds = args[0], int64(lasts.Round(time.Second)/time.Second)
 		path := "/v1/bans"

@@ -37,7 +37,7 @@ func (f *attackFlags) options(l bench.Load) (bench.AttackOptions, error) {
 	for i, name := range f.keys {
 		text, err := os.ReadFile(name)
 		if err != nil {
-			return o, fmt.Errorf("read a --quiet-key: %w", err)
+			return o, fmt.Errorf("read a --quiet-key: %w; hint: make one with `detour key generate FILE`", err)
 		}
 		if o.Keys[i], err = key.ParsePrivate(string(privateKey.Find(text))); err != nil {
 			return o, fmt.Errorf("%s holds no key; hint: make one with `detour key generate FILE`", name)

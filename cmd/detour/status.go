@@ -12,6 +12,9 @@ import (
 	"github.com/detour-relay/detour/internal/admin"
 )
 
+// shownDigits is how much of a key detour status and detour admit pending write.
+const shownDigits = 8
+
 // shownPeers is how many peers detour status lists unless it is told --all.
 const shownPeers = 50
 
@@ -95,7 +98,7 @@ func showPeers(w io.Writer, peers []admin.Peer, all, long bool) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "KEY\tNAME\tTENANT\tADDRESS\tSINCE\tSTATE")
 	for _, p := range peers {
-		k := p.Key.Short()
+		k := p.Key.Hex()[:shownDigits] // which the other commands take
 		if long {
 			k = p.Key.String()
 		}

@@ -169,15 +169,18 @@ func (s *Server) serveVerify(w http.ResponseWriter, r *http.Request) {
 		return
 	case r.Method != http.MethodPost:
 		w.Header().Set("Allow", http.MethodPost)
-		s.writeFault(w, http.StatusMethodNotAllowed, errors.New("use POST"))
+		s.writeFault(w, http.StatusMethodNotAllowed, errors.New("this takes questions; hint: use POST"))
 		return
 	case s.control == nil:
-		s.writeFault(w, http.StatusNotFound, errors.New("this relay does not answer for others"))
+		s.writeFault(w, http.StatusNotFound, errors.New("this relay does not answer for others; hint: it runs under derper's command line"))
 		return
 	}
 	body, err := io.ReadAll(io.LimitReader(r.Body, maxVerify+1))
-	if err != nil || len(body) > maxVerify {
-		s.writeFault(w, http.StatusRequestEntityTooLarge, fmt.Errorf("more than %d bytes", maxVerify))
+	if err != nil {
+		return // who asked is gone
+	}
+	if len(body) > maxVerify {
+		s.writeFault(w, http.StatusRequestEntityTooLarge, fmt.Errorf("more than %d bytes; hint: send one key and address", maxVerify))
 		return
 	}
 	var question struct {
@@ -185,7 +188,7 @@ func (s *Server) serveVerify(w http.ResponseWriter, r *http.Request) {
 		Source     string
 	}
 	if err := json.Unmarshal(body, &question); err != nil {
-		s.writeFault(w, http.StatusBadRequest, fmt.Errorf("not a question: %w", err))
+		s.writeFault(w, http.StatusBadRequest, fmt.Errorf("not a question: %w; hint: send {\"NodePublic\":\"nodekey:…\",\"Source\":\"ADDRESS\"}", err))
 		return
 	}
 	addr, _ := netip.ParseAddr(question.Source) // unknown: it is optional

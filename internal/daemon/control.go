@@ -211,8 +211,9 @@ func (c control) Ban(q admin.BanRequest) (admin.BanResult, error) {
 		return admin.BanResult{}, err
 	}
 	b.Note = q.Note
-	if q.Seconds < 0 {
-		return admin.BanResult{}, errors.New("a ban cannot end before it begins; hint: give --for a time such as 24h")
+	const most = 100 * 366 * 24 * 60 * 60 // seconds
+	if q.Seconds < 0 || q.Seconds > most {
+		return admin.BanResult{}, fmt.Errorf("a ban of %d seconds is none; hint: give 0 for one without an end, or up to a hundred years", q.Seconds)
 	}
 	if q.Seconds > 0 {
 		b.Until = time.Now().Add(time.Duration(q.Seconds) * time.Second).UTC().Truncate(time.Second)
@@ -275,7 +276,7 @@ func (c control) find(text string) (key.Public, error) {
 		return k, nil
 	}
 	digits := strings.ToLower(strings.TrimPrefix(strings.TrimSpace(text), "nodekey:"))
-	digits = strings.Trim(digits, "[]…")
+	digits = strings.TrimSuffix(digits, "…")
 	if len(digits) < shortest || strings.Trim(digits, "0123456789abcdef") != "" {
 		return key.Public{}, fmt.Errorf("%q is no node key; hint: give nodekey: and 64 hex digits, or the first of them, %d at least, "+
 			"of a key that detour status, detour admit pending or detour admit list shows", text, shortest)
