@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -153,6 +154,9 @@ func TestSources(t *testing.T) {
 			}
 			a := b.visit(ann)
 			await(t, "the member is in", func() bool { _, in, _ := b.status(ann.Public()); return in == 1 })
+			if name, _, _ := b.status(ann.Public()); strings.HasPrefix(name, "node") != strings.Contains(entry, "refresh") {
+				t.Errorf("it is called %q", name)
+			}
 			o := b.visit(bob)
 			await(t, "the stranger is told why it waits", func() bool {
 				told, _ := o.state()
@@ -256,6 +260,39 @@ func TestTenantsApart(t *testing.T) {
 		t.Fatal(err)
 	}
 	await(t, "who was taken off is cut off", func() bool { _, ended := r.state(); return ended })
+}
+
+// Keys may be shortened as far as they are unique among those that the relay knows.
+func TestShortKeys(t *testing.T) {
+	b := mustBuild(t, settings(t, nil))
+	alike := func(last byte) (k key.Public) { k[0], k[1], k[2], k[31] = 0xab, 0xcd, 0xef, last; return k }
+	for _, last := range []byte{1, 2} {
+		b.gate.Admit(t.Context(), alike(last), b.id.addrs.IPv4)
+	}
+	other := key.NewPrivate().Public()
+	b.gate.Admit(t.Context(), other, b.id.addrs.IPv4)
+	c := control{b.Daemon}
+	for text, want := range map[string]error{
+		other.String(): nil, other.Hex()[:12]: nil, "nodekey:" + other.Hex()[:12] + "…": nil, strings.ToUpper(other.Hex()[:12]): nil,
+		alike(1).Hex()[:8]: admin.ErrAmbiguous, "0000": admin.ErrNotFound,
+	} {
+		k, err := c.find(text)
+		if !errors.Is(err, want) || want == nil && k != other {
+			t.Errorf("%s: %v, %v", text, k.Short(), err)
+		}
+		if want != nil && !strings.Contains(err.Error(), "; hint: ") {
+			t.Errorf("%s: no hint: %v", text, err)
+		}
+	}
+	if _, err := c.find(alike(1).Hex()[:8]); !strings.Contains(err.Error(), alike(1).String()) || !strings.Contains(err.Error(), alike(2).String()) {
+		t.Errorf("does not say which: %v", err)
+	}
+	if r, err := c.Ban(admin.BanRequest{Target: "192.0.2.77"}); err != nil || r.Ban.Target != "192.0.2.77/32" {
+		t.Errorf("an address: %+v, %v", r, err)
+	}
+	if _, err := c.Ban(admin.BanRequest{Target: "192.0.2.77", Seconds: 1 << 40}); err == nil {
+		t.Error("a ban for longer than a clock can tell")
+	}
 }
 
 // The operator's word: under derper's command line there is no book.
