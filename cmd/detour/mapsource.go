@@ -1,0 +1,80 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/detour-relay/detour/internal/derpmap"
+)
+
+// mapSource is a written map, and where it is from.
+type mapSource struct {
+	name string // as the user has it; "standard input" for "-"
+	data []byte
+	url  bool
+}
+
+// isURL reports whether an argument is fetched and not opened.
+func isURL(arg string) bool {
+	lower := strings.ToLower(arg)
+	return strings.HasPrefix(lower, "http://") || strings.HasPrefix(lower, "https://")
+}
+
+// readMap reads a file, a URL or, for "-", standard input, up to the size that a
+// map may have. Its errors are a *cannotError.
+func readMap(cmd *cobra.Command, arg string) (mapSource, error) {
+	s := mapSource{name: arg, url: isURL(arg)}
+	var err error
+	switch {
+	case arg == "-":
+		s.name = "standard input"
+		s.data, err = readBounded(cmd.InOrStdin())
+	case s.url:
+		s.data, err = fetchMap(cmd.Context(), arg)
+	default:
+		var f *os.File
+		if f, err = os.Open(arg); err == nil {
+			s.data, err = readBounded(f)
+			f.Close()
+		}
+	}
+	if err != nil {
+		return s, &cannotError{fmt.Errorf("reading the map: %w; hint: give a file, a URL that begins with https://, or - for standard input", err)}
+	}
+	return s, nil
+}
+
+// readBounded reads one byte more than a map may have, so that parsers see that
+// there is too much.
+func readBounded(r io.Reader) ([]byte, error) {
+	return io.ReadAll(io.LimitReader(r, derpmap.MaxSize+1))
+}
+
+// fetchTime bounds the fetching of a map.
+const fetchTime = 30 * time.Second
+
+// fetchMap gets a URL whose answer must be 200.
+func fetchMap(ctx context.Context, url string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, fetchTime)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("%s answers %s", url, resp.Status)
+	}
+	return readBounded(resp.Body)
+}
