@@ -191,7 +191,7 @@ func parseHuJSON(form Form, data []byte) (hujson.Value, error) {
 		e.Form = form.Title()
 		return hujson.Value{}, e
 	}
-	root, err := hujson.Parse(data)
+	root, err := hujson.Parse(bytes.Clone(data)) // its values share memory with what they are made of
 	if err != nil {
 		e := &ParseError{Form: form.Title(), Reason: strings.TrimPrefix(err.Error(), "hujson: ")}
 		var column int

@@ -85,9 +85,8 @@ func readDocument(form Form, data []byte) (*document, error) {
 	j := jsonReader{data: data, at: 0, line: 1}
 	doc.root = j.value(*inner)
 
-	plain := root.Clone()
-	plain.Standardize()
-	for i, c := range plain.Pack()[start:end] {
+	root.Standardize() // which leaves every byte in its place, and literals as they are
+	for i, c := range root.Pack()[start:end] {
 		if was := data[start+i]; was != c {
 			line := 1 + bytes.Count(data[:start+i], []byte{'\n'})
 			if doc.loose == 0 {
