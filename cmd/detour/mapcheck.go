@@ -91,6 +91,9 @@ func printReport(out io.Writer, name string, r derpmap.Report, asJSON bool) erro
 		}
 		fmt.Fprintf(out, "%s:%d: %s: %s%s (%s)\n    effect: %s\n    fix:    %s\n", name, f.Line, f.Severity, where, f.Problem, f.Rule, f.Effect, f.Fix)
 	}
+	if r.More > 0 {
+		fmt.Fprintf(out, "%s: %s of the same kinds not listed\n", name, counted(r.More, "more finding"))
+	}
 	_, err := fmt.Fprintf(out, "%s: %s, read for %s, %s, %s: %d break, %d warn, %s\n", name, r.Form.Title(), r.For, counted(r.Regions, "region"), counted(r.Nodes, "node"),
 		r.Count(derpmap.Breaks), r.Count(derpmap.Warns), counted(r.Count(derpmap.Note), "note"))
 	return err

@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"strings"
 	"time"
@@ -19,6 +21,14 @@ type mapSource struct {
 	name string // as the user has it; "standard input" for "-"
 	data []byte
 	url  bool
+}
+
+// form is the form that the user names or, named none, the one that it looks like.
+func (s mapSource) form(named derpmap.Form) derpmap.Form {
+	if named != "" {
+		return named
+	}
+	return derpmap.DetectForm(s.name, s.data)
 }
 
 // isURL reports whether an argument is fetched and not opened.
@@ -37,6 +47,7 @@ func readMap(cmd *cobra.Command, arg string) (mapSource, error) {
 		s.name = "standard input"
 		s.data, err = readBounded(cmd.InOrStdin())
 	case s.url:
+		s.name = shownURL(arg)
 		s.data, err = fetchMap(cmd.Context(), arg)
 	default:
 		var f *os.File
@@ -60,21 +71,34 @@ func readBounded(r io.Reader) ([]byte, error) {
 // fetchTime bounds the fetching of a map.
 const fetchTime = 30 * time.Second
 
-// fetchMap gets a URL whose answer must be 200.
-func fetchMap(ctx context.Context, url string) ([]byte, error) {
+// shownURL is a URL without its user, password and query, which may be secret.
+func shownURL(text string) string {
+	u, err := url.Parse(text)
+	if err != nil || u.Host == "" {
+		return text
+	}
+	return u.Scheme + "://" + u.Host + u.EscapedPath()
+}
+
+// fetchMap gets a URL whose answer must be 200. Its errors name the URL as shown.
+func fetchMap(ctx context.Context, address string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, fetchTime)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
 		return nil, err
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return nil, err
+		var failed *url.Error
+		if errors.As(err, &failed) {
+			err = failed.Err
+		}
+		return nil, fmt.Errorf("%s: %w", shownURL(address), err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("%s answers %s", url, resp.Status)
+		return nil, fmt.Errorf("%s answers %s", shownURL(address), resp.Status)
 	}
 	return readBounded(resp.Body)
 }

@@ -28,8 +28,8 @@ func ParseConsumer(name string) (Consumer, error) {
 	return "", fmt.Errorf("%q reads no DERP map; hint: use headscale, tailscale or tailscaled", name)
 }
 
-// consumer is who most likely reads the form.
-func (f Form) consumer() Consumer {
+// Consumer is who most likely reads the form.
+func (f Form) Consumer() Consumer {
 	if f == FormPolicy {
 		return ForTailscale
 	}
@@ -83,6 +83,15 @@ type Report struct {
 	Regions  int       `json:"regions"` // that are not null
 	Nodes    int       `json:"nodes"`
 	Findings []Finding `json:"findings"` // by line
+	More     int       `json:"more"`     // findings left out, each of a rule that has a hundred already
+}
+
+// maxOfAKind is how many findings of one rule and severity a report lists.
+const maxOfAKind = 100
+
+type kindOf struct {
+	rule     string
+	severity Severity
 }
 
 // Count is how many findings have a severity.
@@ -135,6 +144,8 @@ type checker struct {
 	form     Form
 	rules    map[string]Rule
 	findings []Finding
+	counts   map[kindOf]int
+	more     int
 
 	m     Map
 	lines map[string]int // by path, see lenient
@@ -148,12 +159,12 @@ type checker struct {
 }
 
 func newChecker(data []byte, o CheckOptions) *checker {
-	c := &checker{CheckOptions: o, form: o.Form, rules: make(map[string]Rule), unread: make(map[string]bool), findings: []Finding{}}
+	c := &checker{CheckOptions: o, form: o.Form, rules: make(map[string]Rule), unread: make(map[string]bool), counts: make(map[kindOf]int), findings: []Finding{}}
 	if c.form == "" {
 		c.form = DetectForm(o.Name, data)
 	}
 	if c.For == "" {
-		c.For = c.form.consumer()
+		c.For = c.form.Consumer()
 	}
 	for _, r := range Rules() {
 		c.rules[r.ID] = r
@@ -177,11 +188,17 @@ func (c *checker) find(f finding) {
 		return
 	}
 	r := c.rules[f.rule]
+	f.severity = cmp.Or(f.severity, r.Severity)
+	same := kindOf{f.rule, f.severity}
+	if c.counts[same]++; c.counts[same] > maxOfAKind {
+		c.more++
+		return
+	}
 	if f.line == 0 {
 		f.line = lineOf(c.lines, f.path)
 	}
 	c.findings = append(c.findings, Finding{
-		Rule: f.rule, Severity: cmp.Or(f.severity, r.Severity), Line: f.line, Where: f.where,
+		Rule: f.rule, Severity: f.severity, Line: f.line, Where: f.where,
 		Problem: f.problem, Effect: cmp.Or(f.effect, r.Effect), Fix: cmp.Or(f.fix, r.Fix),
 	})
 }
@@ -192,7 +209,7 @@ func (c *checker) breaks() bool {
 
 func (c *checker) report() Report {
 	slices.SortStableFunc(c.findings, func(a, b Finding) int { return cmp.Compare(a.Line, b.Line) })
-	r := Report{Form: c.form, For: c.For, Findings: c.findings}
+	r := Report{Form: c.form, For: c.For, Findings: c.findings, More: c.more}
 	for _, region := range c.m.Regions {
 		if region != nil {
 			r.Regions++

@@ -73,3 +73,36 @@ func FuzzCheck(f *testing.F) {
 		}
 	})
 }
+
+// FuzzConvert: whatever is a map in one form can be written in each other, and
+// differs in nothing.
+func FuzzConvert(f *testing.F) {
+	for _, s := range []string{goodYAML, goodJSON, goodPolicy, "", "{}", "regions: {1: ~}\n---\n", `{"Regions":{"1":{"RegionName":"\ud800"}},}`} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		from := derpmap.DetectForm("", data)
+		m, err := derpmap.ParseLoose(from, data)
+		if err != nil {
+			return
+		}
+		for _, to := range allForms() {
+			text, losses, err := derpmap.Convert(data, from, to)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, l := range losses {
+				if l.Line < 1 || l.Line > len(data)+2 || l.What == "" {
+					t.Fatalf("%+v", l)
+				}
+			}
+			back, err := to.Parse(text)
+			if err != nil || !reflect.DeepEqual(back, m) {
+				t.Fatalf("%v: came back as %+v from\n%s", err, back, text)
+			}
+			if d := derpmap.Diff(m, back, to.Consumer()); len(d.Changes) > 0 {
+				t.Fatalf("%+v", d)
+			}
+		}
+	})
+}

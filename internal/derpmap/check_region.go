@@ -23,8 +23,8 @@ func (c *checker) wholeMap() {
 	c.foreignIDs()
 }
 
-// usable reports whether a region can be measured and so become a home.
-func usable(r *Region) bool {
+// canBeHome reports whether a region can be measured and so become a home.
+func canBeHome(r *Region) bool {
 	return r != nil && len(r.Nodes) > 0 && !r.NoMeasureNoHome
 }
 
@@ -34,7 +34,7 @@ func (c *checker) emptyMap() {
 		if r != nil {
 			regions++
 		}
-		if usable(r) {
+		if canBeHome(r) {
 			homes++
 		}
 	}

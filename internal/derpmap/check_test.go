@@ -373,6 +373,15 @@ func TestCheckOfOurOwnMaps(t *testing.T) {
 	}
 }
 
+// A report stays within bounds, and counts what it does not list.
+func TestCheckListsAHundredOfAKind(t *testing.T) {
+	text := `{"Regions":{"900":{"RegionID":900,"Nodes":[` + strings.Repeat("\n{},", 199) + "{}]}}}"
+	report, err := derpmap.Check([]byte(text), derpmap.CheckOptions{})
+	if err != nil || report.More != 300 || report.Nodes != 200 || report.Count(derpmap.Breaks) != 300 {
+		t.Errorf("%v: %d breaks, %d more", err, report.Count(derpmap.Breaks), report.More)
+	}
+}
+
 func TestCheckUnreadable(t *testing.T) {
 	for name, text := range map[string]string{
 		"yaml":      "regions: [",
