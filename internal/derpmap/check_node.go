@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 )
 
@@ -59,7 +58,8 @@ func (c *nodeChecker) host() {
 	case host == "":
 		c.at("hostname-missing", "hostname", "no HostName")
 	case !addr.IsValid():
-		if err := checkDomain(host); err != nil {
+		// Of a name that ends in a dot, clients leave the dot out where it matters.
+		if err := checkDomain(strings.TrimSuffix(host, ".")); err != nil {
 			c.at("hostname-form", "hostname", "HostName "+reasonOf(err))
 		}
 	case addr.Zone() != "":
@@ -141,7 +141,8 @@ func (c *nodeChecker) certificate() {
 			c.at("ip-name-unchecked", "hostname", "HostName is an address, and no pin is set")
 		}
 	case !literal(name).IsValid():
-		if err := checkDomain(name); err != nil {
+		// A wildcard is compared as it stands, and so matches that of a certificate.
+		if err := checkDomain(strings.TrimPrefix(name, "*.")); err != nil {
 			c.at("certname-form", "certname", "CertName "+reasonOf(err))
 		}
 	}
@@ -205,27 +206,41 @@ func portalAddress(r *Region, n *Node) (netip.Addr, bool) {
 	return a, n.CanPort80 && a.Is4() && !r.Avoid && !r.NoMeasureNoHome
 }
 
-// probe has port 80 of all nodes asked that promise it.
+// maxProbed is how many addresses Check has asked: no map is a list of the internet.
+const maxProbed = 200
+
+// probe has port 80 of all nodes asked that promise it, or says that nobody asks.
 func (c *checker) probe() {
-	if c.Probe == nil {
-		return
-	}
 	var all []string
+	var places []string // of each of them, the first
+	seen := make(map[netip.Addr]bool)
 	for _, id := range c.ids {
 		r := c.m.Regions[id]
 		if r == nil {
 			continue
 		}
-		for _, n := range r.Nodes {
+		for i, n := range r.Nodes {
 			if n == nil {
 				continue
 			}
-			if a, ok := portalAddress(r, n); ok && !slices.Contains(all, a.String()) {
-				all = append(all, a.String())
+			if a, ok := portalAddress(r, n); ok && !seen[a] {
+				seen[a] = true
+				all, places = append(all, a.String()), append(places, nodePath(id, i, "canport80"))
 			}
 		}
 	}
-	c.answers = c.Probe(all)
+	asked := 0
+	if c.Probe != nil {
+		asked = min(len(all), maxProbed)
+		c.answers = c.Probe(all[:asked])
+	}
+	if rest := all[asked:]; len(rest) > 0 {
+		text := fmt.Sprintf("whether port 80 of %s answers was not looked at", rest[0])
+		if more := len(rest) - 1; more > 0 {
+			text = fmt.Sprintf("whether port 80 of %s and %d more answers was not looked at", rest[0], more)
+		}
+		c.find(finding{rule: "port80-not-looked-at", path: places[asked], problem: text})
+	}
 }
 
 // portal checks what a node promises about port 80.
@@ -234,14 +249,12 @@ func (c *nodeChecker) portal() {
 		return
 	}
 	a, asked := portalAddress(c.region, c.n)
-	answer, known := c.answers[a.String()]
+	answer := c.answers[a.String()]
 	switch {
 	case !a.Is4():
 		c.at("port80-no-ipv4", "canport80", "CanPort80 without an IPv4 address")
 	case !asked:
 		c.at("port80-unused", "canport80", "CanPort80 in a region that clients leave out")
-	case !known:
-		c.at("port80-not-looked-at", "canport80", "whether port 80 answers was not looked at")
 	case answer.Silent:
 		c.at("port80-silent", "canport80", fmt.Sprintf("nothing answers on port 80 of %s", a))
 	case answer.Wrong != "":

@@ -217,7 +217,7 @@ func badNodes() []badMap {
 		cert("pin-form", "sha256-raw: "+digits),
 		cert("pin-form", digits),
 		cert("certname-form", "https://relay.example.com"),
-		cert("certname-form", "*.example.com"),
+		cert("certname-form", "*.*.example.com"),
 		{rule: "insecure", base: goodJSON, old: `"relay.example.com"`, new: `"relay.example.com", "InsecureForTests": true`, line: 8},
 		{rule: "insecure-with-pin", base: goodYAML, old: "derpport", new: "insecurefortests: true\n        derpport", line: 12},
 	}
@@ -340,6 +340,12 @@ func TestCheckOfGoodMaps(t *testing.T) {
 	report, err := derpmap.Check([]byte(goodJSON), derpmap.CheckOptions{IsURL: true})
 	if err != nil || len(report.Findings) > 0 {
 		t.Errorf("json: %v, %+v", err, report)
+	}
+	// Odd, and right all the same.
+	odd := strings.NewReplacer("relay.example.com", "Relay.Example.com.", `"`+pin+`"`, `"*.example.com"`).Replace(goodYAML)
+	report, err = derpmap.Check([]byte(odd), derpmap.CheckOptions{})
+	if err != nil || len(report.Findings) > 0 {
+		t.Errorf("odd names: %v, %+v", err, report)
 	}
 	// A policy that takes two of Tailscale's regions away, as its manual has it.
 	report, err = derpmap.Check([]byte(`{"derpMap": {"Regions": {"1": null, "2": null}}}`), derpmap.CheckOptions{})

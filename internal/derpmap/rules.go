@@ -94,6 +94,6 @@ func nodeRules() []Rule {
 		{"port80-unused", Note, "clients do not use nodes of regions with Avoid or NoMeasureNoHome for it", "remove CanPort80"},
 		{"port80-not-looked-at", Note, "where port 80 does not answer, the check for captive portals tells clients nothing", "run detour map check with --probe"},
 		{"port80-silent", Warns, "the check for captive portals waits for 3 seconds and tells clients nothing", "open port 80 to the relay, or remove CanPort80"},
-		{"port80-wrong", Breaks, "clients take it for a captive portal and warn their user of one", "have the relay answer on port 80, or remove CanPort80"},
+		{"port80-wrong", Warns, "clients take it for a captive portal and warn their user of one", "have the relay answer on port 80, or remove CanPort80"},
 	}
 }
