@@ -60,7 +60,6 @@ check "and back" retry 40 pings
 check "denied" detour admit deny "$(key_of hard2)"
 check "not reached any more" unanswered
 
-# Now a server at Headscale's /verify knows the nodes.
 again() { # again FLAGS...: the relay as a new one
   stop relay-r1
   mv "$RUN/log/relay-r1.log" "$RUN/log/relay-r1.$((++runs)).log"
@@ -69,21 +68,6 @@ again() { # again FLAGS...: the relay as a new one
 }
 runs=0
 ages=allow_for=5s,refuse_for=1s
-again --admit "headscale=http://$CONTROL,$ages" --admit-recheck 5s
-check "nodes that the server knows talk" retry 40 pings
-stranger() { in_ns pub env SSL_CERT_FILE="$RUN/ca.crt" timeout 20 "$PEERS/e2e-control" stranger -timeout 10s -url https://derp1.e2e.test/derp; }
-stranger_waits() { [[ $(stranger 2>&1) == *accepted:* ]] && grep -m1 'peer refused.*reason=not_listed' "$RUN/log/relay-r1.log"; }
-check "one that it does not know waits" stranger_waits
-stop control
-sleep 12 # answers grow older than allow_for
-check "server down: they still talk" pings
-trouble() { detour status | grep -m1 TROUBLE; }
-check "server down: its trouble shows" trouble
-relay --admit "headscale=http://$CONTROL,$ages" --admit-recheck 5s
-check "relay restarted with the server down: they are back" retry 40 pings
-control_up
-quiet() { local o; o=$(detour status) && ! grep -q TROUBLE <<<"$o"; }
-check "server back: no trouble any more" retry 40 quiet
 
 # Another relay of ours is asked, whose operator lets the nodes in while they wait here.
 other() { "$ROOT/bin/detour" "$@" --state-dir "$RUN/relay/q2.state"; }
@@ -104,4 +88,22 @@ check "the other relay's operator allows hard1" let_in hard1
 check "and hard2" let_in hard2
 check "promoted by a source, where they are" promoted
 check "the token is in no log" silent_of "$token"
+stop relay-other
+
+# Now a server at Headscale's /verify knows the nodes.
+again --admit "headscale=http://$CONTROL,$ages" --admit-recheck 5s
+check "nodes that the server knows talk" retry 40 pings
+stranger() { in_ns pub env SSL_CERT_FILE="$RUN/ca.crt" timeout 20 "$PEERS/e2e-control" stranger -timeout 10s -url https://derp1.e2e.test/derp; }
+stranger_waits() { [[ $(stranger 2>&1) == *accepted:* ]] && grep -m1 'peer refused.*reason=not_listed' "$RUN/log/relay-r1.log"; }
+check "one that it does not know waits" stranger_waits
+stop control
+sleep 12 # answers grow older than allow_for
+check "server down: they still talk" pings
+trouble() { local o; o=$(detour status) && grep -m1 TROUBLE <<<"$o"; }
+check "server down: its trouble shows" trouble
+relay --admit "headscale=http://$CONTROL,$ages" --admit-recheck 5s
+check "relay restarted with the server down: they are back" retry 40 pings
+control_up
+quiet() { local o; o=$(detour status) && ! grep -q TROUBLE <<<"$o"; }
+check "server back: no trouble any more" retry 40 quiet
 ((fails == 0))
