@@ -46,13 +46,13 @@ type rotation struct {
 	parts sync.WaitGroup
 
 	// Owned by serve.
-	phase    cert.Phase    // that the ports are in; empty: no rotation
-	second   *listen.Door  // also in Daemon.second
-	serves   cert.Rotation // what second was opened for
-	logins   *tally        // at second
-	seen     uint64        // logins at the port that is to go, when last looked at
-	used     time.Time     // when that had changed
-	told     string        // the last error, said once
+	phase  cert.Phase    // that the ports are in; empty: no rotation
+	second *listen.Door  // also in Daemon.second
+	serves cert.Rotation // what second was opened for
+	logins *tally        // at second
+	seen   uint64        // logins at the port that is to go, when last looked at
+	used   time.Time     // when that had changed
+	told   string        // the last error, said once
 }
 
 // openSecondPort is what others may look at.
