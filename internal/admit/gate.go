@@ -327,6 +327,12 @@ func (g *Gate) Pending() []Pending { return g.pending.list() }
 func (g *Gate) Forget(k key.Public) { g.pending.forget(k) }
 
 func (g *Gate) log(s summary) {
+	if s.promoted > 0 {
+		g.logger.Info(fmt.Sprintf("%d more waiting peers were admitted within a minute", s.promoted))
+	}
+	if s.dismissed > 0 {
+		g.logger.Info(fmt.Sprintf("%d more connected peers were not admitted any more and were disconnected within a minute", s.dismissed))
+	}
 	if s.refusals == 0 {
 		return
 	}
