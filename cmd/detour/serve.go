@@ -21,7 +21,7 @@ func serveCommand() *cobra.Command {
 		Use:   "serve",
 		Short: "Run the relay",
 		Long: "Run the relay until SIGTERM or SIGINT; SIGHUP reads certificate files again. With no flags and no config it makes its keys and a certificate,\n" +
-			"prints the DERP map to paste, and admits nobody: say who may use it with --admit-key or --admit.",
+			"prints the DERP map to paste, and asks you about each node: `detour admit pending`. --admit names what knows them already.",
 		Args: noArguments(),
 	}
 	s := bindSettings(cmd)
