@@ -57,7 +57,7 @@ type seat struct {
 // lobby holds the peers that wait.
 type lobby struct {
 	mu     sync.Mutex
-	peers  map[uint64]waiting   // Guarded by mu. By id.
+	peers  map[uint64]waiting // Guarded by mu. By id.
 	places *crowd.Set[uint64] // Guarded by mu. The same ids.
 	turns  *rate.Limiter      // locks itself
 }

@@ -247,7 +247,9 @@ func TestPromotedTwice(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				mine := key.NewPrivate()
-				s := start(t, func(o *relay.Options) { o.Admit = &tenants{known: map[key.Public]relay.Verdict{mine.Public(): member("")}} })
+				s := start(t, func(o *relay.Options) {
+					o.Admit = &tenants{known: map[key.Public]relay.Verdict{mine.Public(): member("")}}
+				})
 				in := relaytest.Dial(t, s, relaytest.As(mine))
 				twice := key.NewPrivate()
 				out := []*relaytest.Peer{lobbied(t, s, relaytest.As(twice)), lobbied(t, s, relaytest.As(twice))}
