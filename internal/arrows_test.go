@@ -24,7 +24,8 @@ import (
 var arrows = map[string][]string{
 	"cmd/detour": {
 		"internal/admin", "internal/bench", "internal/cert", "internal/client", "internal/compat", "internal/config",
-		"internal/daemon", "internal/derpmap", "internal/key", "internal/privilege", "internal/probe", "internal/stun",
+		"internal/daemon", "internal/derpmap", "internal/key", "internal/mapkeep", "internal/privilege", "internal/probe",
+		"internal/stun",
 	},
 	"internal/admin":  {"internal/key", "internal/unixsock"},
 	"deploy/pack":     {},

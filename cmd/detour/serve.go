@@ -20,7 +20,8 @@ func serveCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the relay",
-		Long: "Run the relay until SIGTERM or SIGINT; SIGHUP reads certificate files again. With no flags and no config it makes its keys and a certificate,\n" +
+		Long: "Run the relay until SIGTERM or SIGINT; SIGHUP reads certificate files again, and the settings of the\n" +
+			"kept DERP map. With no flags and no config it makes its keys and a certificate,\n" +
 			"prints the DERP map to paste, and admits nobody: say who may use it with --admit-key or --admit.",
 		Args: noArguments(),
 	}
@@ -30,7 +31,7 @@ func serveCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return serve(cmd.Context(), cfg, daemon.Options{Inherited: daemon.Inherit()}, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		return serve(cmd.Context(), cfg, daemon.Options{Inherited: daemon.Inherit(), Load: s.load}, cmd.OutOrStdout(), cmd.ErrOrStderr())
 	}
 	return cmd
 }

@@ -30,6 +30,22 @@ func (c Config) MapEntries() []MapSource {
 	return list
 }
 
+// MapFiles lists the files that the kept map needs of others while the relay runs.
+func (c Config) MapFiles() (files []string) {
+	for _, s := range c.MapEntries() {
+		if !s.IsURL() {
+			files = append(files, s.Place)
+		}
+		if s.TokenFile != "" {
+			files = append(files, s.TokenFile)
+		}
+	}
+	if c.MapTokenFile != "" {
+		files = append(files, c.MapTokenFile)
+	}
+	return files
+}
+
 // maxMapSources bounds them: each is asked by a goroutine of its own.
 const maxMapSources = 32
 

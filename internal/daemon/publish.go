@@ -232,6 +232,7 @@ func mapWarnings(c config.Config, id identity, forOldClients bool) []string {
 				"any certificate of a public CA; set --hostname to a domain that the certificate is for")
 		}
 	}
+	w = append(w, keepWarnings(c, id)...)
 	if c.STUNListen == config.Off {
 		w = append(w, "STUN is off: clients can measure this relay by HTTPS only, and learn their address elsewhere")
 	}

@@ -64,6 +64,10 @@ type Settings struct {
 	Refresh time.Duration // between two fetches of a URL
 }
 
+// ErrNotYet is what Options.Own returns while something is under way that decides
+// its map. It is no trouble: what is kept stays as it is until a Poke.
+var ErrNotYet = errors.New("the map is not known yet")
+
 // Options are what a Keeper needs.
 type Options struct {
 	Settings
@@ -209,27 +213,45 @@ func (k *Keeper) toFeed() (states []*state, refresh time.Duration, renew bool) {
 	return k.sources, k.want.Refresh, renew
 }
 
-// publish makes the map anew, and writes it when it has changed.
+// publish makes the map anew, and writes it when it has changed. Trouble is logged
+// once, until it is another or over.
 func (k *Keeper) publish(now time.Time) {
+	own, ownErr := k.ask()
+	var err error
+	if own.Regions != nil {
+		var next published
+		var text []byte
+		if next, text, err = k.make(own, now); err == nil {
+			err = k.write(text, next, now)
+		}
+	}
+	if err == nil {
+		err = ownErr
+	}
+	switch {
+	case err == nil:
+		k.told = ""
+	case err.Error() != k.told:
+		k.told = err.Error()
+		k.log.Error("the kept DERP map is out of date", "err", err)
+	}
+}
+
+// ask returns this relay's map, or the last one that there was; none has no regions.
+func (k *Keeper) ask() (derpmap.Map, error) {
 	own, err := k.own()
+	switch {
+	case err == nil:
+		k.lastOwn = own
+	case errors.Is(err, ErrNotYet):
+		err = nil
+	default:
+		err = fmt.Errorf("the map of this relay cannot be made: %w", err)
+	}
 	k.mu.Lock()
+	defer k.mu.Unlock()
 	k.ownErr = err
-	k.mu.Unlock()
-	if err != nil {
-		k.tell(fmt.Errorf("the map of this relay cannot be made, so the kept one stays as it is: %w", err))
-		own = k.lastOwn
-	}
-	if own.Regions == nil {
-		return
-	}
-	k.lastOwn = own
-	next, file, err := k.make(own, now)
-	if err != nil || next.json == nil {
-		k.tell(err)
-		return
-	}
-	err = k.write(file, next, now)
-	k.tell(err)
+	return k.lastOwn, err
 }
 
 // make combines, and notes the result. It returns the text for the file; an empty
@@ -299,7 +321,7 @@ func (k *Keeper) write(text []byte, p published, now time.Time) error {
 	}
 	changed, err := replace(path, text)
 	if err != nil {
-		err = fmt.Errorf("the DERP map cannot be written, and %s is out of date: %w; hint: let the relay's user make files in %s", path, err, filepath.Dir(path))
+		err = fmt.Errorf("the DERP map %s cannot be written: %w; hint: let the relay's user make files in %s", path, err, filepath.Dir(path))
 	}
 	k.mu.Lock()
 	if k.want.File == path {
@@ -313,18 +335,6 @@ func (k *Keeper) write(text []byte, p published, now time.Time) error {
 		k.log.Info("wrote the DERP map", "file", path, "regions", p.regions)
 	}
 	return err
-}
-
-// tell logs what is wrong once, until it is another thing or over.
-func (k *Keeper) tell(err error) {
-	if err == nil {
-		k.told = ""
-		return
-	}
-	if err.Error() != k.told {
-		k.told = err.Error()
-		k.log.Error("keeping the DERP map", "err", err)
-	}
 }
 
 // errNothingYet is what is answered before the first map.

@@ -64,7 +64,7 @@ func (k *Keeper) Problems(now time.Time) (list []string) {
 		list = append(list, k.fileErr.Error())
 	}
 	if k.ownErr != nil && (k.want.File != "" || len(k.sources) > 0) {
-		list = append(list, "the map of this relay cannot be made: "+k.ownErr.Error())
+		list = append(list, k.ownErr.Error())
 	}
 	for _, s := range k.sources {
 		age := now.Sub(s.good.Confirmed)

@@ -85,6 +85,15 @@ func (e *Estate) Unreachable() []Obstacle {
 			found = append(found, Obstacle{dir, at, fmt.Sprintf("chown -R %s %s", u, dir)})
 		}
 	}
+	for _, path := range e.plan.Replaces {
+		if real, err := filepath.EvalSymlinks(path); err == nil {
+			path = real
+		}
+		dir := filepath.Dir(path)
+		if at, ok := blocked(dir, unix.W_OK|unix.X_OK); ok {
+			found = append(found, Obstacle{path, at, fmt.Sprintf("let the relay make files there: setfacl -m u:%d:rwx %s, or name a directory of its own", u.UID, dir)})
+		}
+	}
 	for _, path := range e.again {
 		if at, ok := blocked(path, unix.R_OK); ok {
 			found = append(found, Obstacle{path, at, hintFor(path, at, u)})
