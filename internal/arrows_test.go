@@ -48,7 +48,7 @@ var arrows = map[string][]string{
 	"internal/key":       {},
 	"internal/link":      {},
 	"internal/listen":    {"internal/crowd", "internal/unixsock"},
-	"internal/mapkeep":   {"internal/derpmap", "internal/stun"},
+	"internal/mapkeep":   {"internal/derpmap"},
 	"internal/mesh":      {"internal/client", "internal/derp", "internal/key"},
 	"internal/sni":       {},
 	"internal/probe":     {"internal/client", "internal/derpmap", "internal/key", "internal/stun"},

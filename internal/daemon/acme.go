@@ -420,6 +420,7 @@ func (d *Daemon) prepareACME(context.Context) (err error) {
 // identity is what the relay is known by now.
 func (d *Daemon) identity() identity {
 	id := d.id
+	id.addrs = d.addresses()
 	switch {
 	case d.acme != nil:
 		id.cert = d.acme.published(id.cert)

@@ -80,6 +80,10 @@ type Daemon struct {
 	rotationPhase atomic.Pointer[cert.Phase] // that the ports are in; nil: none
 	adminListener net.Listener
 
+	follower   *mapkeep.Follower
+	interfaces func() ([]netip.Addr, error)
+	atStart    []netip.Addr // of the interfaces
+
 	keeper    *mapkeep.Keeper
 	mapGate   *mapkeep.Gate
 	mapServer *mapkeep.Server               // nil: off
@@ -98,11 +102,13 @@ func New(ctx context.Context, cfg config.Config, o Options) (*Daemon, error) {
 	if o.InterfaceAddrs == nil {
 		o.InterfaceAddrs = InterfaceAddrs
 	}
-	interfaces, err := o.InterfaceAddrs()
-	if err != nil {
+	var err error
+	if d.atStart, err = o.InterfaceAddrs(); err != nil {
 		return nil, err
 	}
-	d.id.addrs = publishedAddrs(cfg, interfaces)
+	d.interfaces = o.InterfaceAddrs
+	d.prepareFollower(ctx)
+	d.id.addrs = d.addresses()
 	if err := d.build(ctx); err != nil {
 		d.Close()
 		return nil, err
@@ -300,7 +306,7 @@ func (d *Daemon) parts() []part {
 	if d.admin != nil {
 		list = append(list, part{"admin", d.admin.Serve})
 	}
-	list = append(list, part{"DERP map", d.keeper.Serve})
+	list = append(list, part{"DERP map", d.keeper.Serve}, part{"public address", d.follower.Serve})
 	if d.mapServer != nil {
 		list = append(list, part{"DERP map listener", d.mapServer.Serve})
 	}

@@ -16,7 +16,8 @@ import (
 // MapStats are the figures of the kept map.
 type MapStats struct {
 	mapkeep.Stats
-	RefusedRequests uint64 `json:"refused_requests"` // for the map, without the token
+	Address         *mapkeep.AddressStats `json:"address,omitempty"`
+	RefusedRequests uint64                `json:"refused_requests"` // for the map, without the token
 }
 
 // prepareKeeper makes what keeps the DERP map. What it needs to know of the relay it
@@ -147,6 +148,8 @@ func (d *Daemon) reloadMap() {
 		d.log.Error("the settings of the DERP map stay as they are", "err", err)
 		return
 	}
+	d.follower.Set(d.addressSources(next))
+	d.keeper.Poke()
 	if !reflect.DeepEqual(withoutMap(next), withoutMap(d.loaded)) {
 		d.log.Warn("settings have changed that are read at the start only; hint: restart the relay to use them, or undo the change")
 	}
@@ -156,16 +159,17 @@ func (d *Daemon) reloadMap() {
 
 // withoutMap leaves out the settings that a reload takes.
 func withoutMap(c config.Config) config.Config {
-	c.MapWrite, c.MapSources, c.MapRefresh, c.MapPublic, c.MapTokenFile = "", nil, 0, false, ""
+	c.MapWrite, c.MapSources, c.MapRefresh, c.MapPublic, c.MapTokenFile, c.MapAddress = "", nil, 0, false, "", nil
 	return c
 }
 
 // mapStats are nil where no setting asks for a kept map.
 func (d *Daemon) mapStats() *MapStats {
-	if c := d.mapConfig.Load(); c.MapWrite == "" && len(c.MapSources) == 0 && !c.MapPublic && c.MapListen == config.Off {
+	address := d.follower.Stats()
+	if c := d.mapConfig.Load(); c.MapWrite == "" && len(c.MapSources) == 0 && !c.MapPublic && c.MapListen == config.Off && address == nil {
 		return nil
 	}
-	return &MapStats{d.keeper.Stats(), d.mapGate.Refused()}
+	return &MapStats{d.keeper.Stats(), address, d.mapGate.Refused()}
 }
 
 // keepWarnings say what will not work, or not safely, of the kept map.

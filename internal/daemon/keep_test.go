@@ -5,17 +5,21 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/detour-relay/detour/internal/cert"
 	"github.com/detour-relay/detour/internal/config"
 	"github.com/detour-relay/detour/internal/derpmap"
+	"github.com/detour-relay/detour/internal/stun"
 )
 
 // kept are the ports and pins of region 900 in a kept file.
@@ -243,5 +247,75 @@ func TestWarningsOfTheKeptMap(t *testing.T) {
 	c.TLS = false
 	if w := keepWarnings(c, identity{}); !strings.Contains(w[0], "over plain HTTP") {
 		t.Errorf("%q", w)
+	}
+}
+
+// stunServer answers with the address that is set.
+func stunServer(t *testing.T) (server string, sees *atomic.Pointer[netip.Addr]) {
+	t.Helper()
+	conn, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sees = &atomic.Pointer[netip.Addr]{}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		buf := make([]byte, 1500)
+		for {
+			n, from, err := conn.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			if tx, err := stun.ParseRequest(buf[:n], stun.RFC); err == nil {
+				_, _ = conn.WriteTo(stun.AppendResponse(nil, tx, netip.AddrPortFrom(*sees.Load(), 4000)), from)
+			}
+		}
+	}()
+	t.Cleanup(func() { conn.Close(); <-done })
+	return conn.LocalAddr().String(), sees
+}
+
+// A home line behind NAT, whose address another machine has to tell.
+func TestKeptMapFollowsTheAddress(t *testing.T) {
+	server, sees := stunServer(t)
+	first, second := addrOf("198.51.100.1"), addrOf("198.51.100.2")
+	sees.Store(&first)
+	file := filepath.Join(t.TempDir(), "derp.yaml")
+	c := settings(t, func(c *config.Config) {
+		c.MapWrite, c.MapAddress = file, []string{"stun:" + server}
+		c.Listen, c.STUNListen = freePort(t), config.Off
+	})
+	b := mustBuild(t, c, "192.168.1.2")
+	if got := b.id.cert.Names(); !slices.Equal(got, []string{"198.51.100.1"}) {
+		t.Errorf("the certificate names %q", got)
+	}
+	b.run()
+	holds := func(ip string) func() bool {
+		return func() bool { return strings.Contains(readOr(file), `hostname: `+ip) }
+	}
+	await(t, "the map names the first address", holds("198.51.100.1"))
+	sees.Store(&second)
+	b.follower.Look(t.Context())
+	if m, _, err := b.Map(false); err != nil || m.Regions[900].Nodes[0].IPv4 != "198.51.100.1" {
+		t.Errorf("seen once: %v", err)
+	}
+	b.follower.Look(t.Context())
+	await(t, "the map names the second address", holds("198.51.100.2"))
+	if !strings.Contains(b.log.String(), "the public address is another") {
+		t.Error("the change is not logged")
+	}
+	if m, _, err := Map(c, false); err != nil || m.Regions[900].Nodes[0].IPv4 != "198.51.100.2" { // detour map
+		t.Errorf("%+v, %v", m, err)
+	}
+	if s := b.Stats().Map.Address; s == nil || s.IPv4 != "198.51.100.2" {
+		t.Errorf("stats %+v", s)
+	}
+	private := addrOf("10.0.0.1") // a server on the wrong side of the NAT
+	sees.Store(&private)
+	b.follower.Look(t.Context())
+	b.follower.Look(t.Context())
+	if m, _, err := b.Map(false); err != nil || m.Regions[900].Nodes[0].IPv4 != "198.51.100.2" {
+		t.Errorf("%+v, %v", m, err)
 	}
 }

@@ -101,6 +101,7 @@ func (d *Daemon) Health() admin.Health {
 		h.Problems = append(h.Problems, d.certProblems()...)
 	}
 	h.Problems = append(h.Problems, d.keeper.Problems(time.Now())...)
+	h.Problems = append(h.Problems, d.follower.Problems(time.Now())...)
 	h.OK = len(h.Problems) == 0
 	return h
 }

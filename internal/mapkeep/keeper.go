@@ -52,7 +52,7 @@ const comment = `# A DERP map for Headscale, kept by detour serve (setting map_w
 #     paths:
 #       - THIS FILE
 #     auto_update_enabled: true
-#     update_frequency: 5m
+#     update_frequency: 30m
 `
 
 // Settings are what may change while a Keeper runs.
