@@ -12,7 +12,7 @@ import (
 
 func admitCommand() *cobra.Command {
 	return group("admit", "Decide who may use the running relay",
-		pendingCommand(), allowCommand(), denyCommand(), revokeCommand(), rulesCommand())
+		pendingCommand(), allowCommand(), denyCommand(), revokeCommand(), rulesCommand(), probeTokenCommand())
 }
 
 func pendingCommand() *cobra.Command {

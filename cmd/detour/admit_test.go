@@ -10,6 +10,7 @@ import (
 	"github.com/detour-relay/detour/internal/admin"
 	"github.com/detour-relay/detour/internal/client"
 	"github.com/detour-relay/detour/internal/key"
+	"github.com/detour-relay/detour/internal/probe"
 )
 
 // member is a client of the relay under test.
@@ -149,6 +150,25 @@ func TestAdmitCommands(t *testing.T) {
 	s = start(t, append([]string{"serve"}, freePorts(dir)...)...)
 	join(t, s, a)
 	ask("status").want(t, exitOK, "1 connected, 0 waiting", "")
+}
+
+// A token opens a closed relay to two keys, until it is taken back.
+func TestProbeToken(t *testing.T) {
+	dir := stateDir(t)
+	s := start(t, append([]string{"serve"}, freePorts(dir, "--admit", "none")...)...)
+	ask := func(args ...string) result { return detour(t, append(args, "--state-dir", dir)...) }
+	made := ask("admit", "probe-token", "--for", "10m")
+	token, err := probe.ParseToken(made.stdout)
+	if err != nil || made.status != exitOK || time.Until(token.Until) > 10*time.Minute {
+		t.Fatalf("%v, %+v", err, made)
+	}
+	member := join(t, s, token.Keys[0])
+	ask("status").want(t, exitOK, "(probe)", "")
+	ask("status").want(t, exitOK, "probes     2 keys let in for a time", "")
+	ask("admit", "probe-token", "--for", "25h").want(t, exitFailed, "", "hint: give 1 to 86400")
+	ask("admit", "probe-token", "--for", "10ms").want(t, exitUsage, "", "less than a second")
+	ask("admit", "probe-token", "--end").want(t, exitOK, "Let in no more: 2 keys of probes.", "")
+	member.ended()
 }
 
 // A relay whose sources are others says that nobody asks it.

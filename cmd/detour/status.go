@@ -70,6 +70,9 @@ func showStatus(w io.Writer, s admin.Status, all, long bool) error {
 	if s.Bans > 0 {
 		fmt.Fprintf(w, "bans       %d: detour ban --list\n", s.Bans)
 	}
+	if s.Probes > 0 {
+		fmt.Fprintf(w, "probes     %s let in for a time, by a doctor or a token; to end that: detour admit probe-token --end\n", counted(s.Probes, "key"))
+	}
 	return showPeers(w, s.Peers, all, long)
 }
 

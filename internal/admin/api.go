@@ -47,6 +47,10 @@ func (s *Server) actions() []action {
 		{"GET", "/v1/bans", "bans", func(*http.Request) (any, error) { return orEmpty(c.Bans()), nil }},
 		{"POST", "/v1/bans", "ban a key, address or network", with(c.Ban)},
 		{"POST", "/v1/bans/remove", "let one off", with(c.Unban)},
+		{"GET", "/v1/probe-keys", "probes that are let in", func(*http.Request) (any, error) { return orEmpty(c.Probes()), nil }},
+		{"POST", "/v1/probe-keys", "let probes in, for a minute at most", with(short(c.Probe))},
+		{"POST", "/v1/probe-tokens", "let probes in, for a day at most", with(c.Probe)},
+		{"POST", "/v1/probe-keys/end", "end that", func(*http.Request) (any, error) { return c.EndProbes(), nil }},
 	}
 }
 
@@ -55,6 +59,19 @@ func orEmpty[T any](list []T) []T {
 		return []T{}
 	}
 	return list
+}
+
+// maxProbeSeconds is how long /v1/probe-keys lets probes in at most.
+const maxProbeSeconds = 60
+
+// short is f for short times.
+func short(f func(ProbeRequest) (ProbeResult, error)) func(ProbeRequest) (ProbeResult, error) {
+	return func(q ProbeRequest) (ProbeResult, error) {
+		if q.Seconds > maxProbeSeconds {
+			return ProbeResult{}, fmt.Errorf("%d seconds are more than %d; hint: /v1/probe-tokens takes longer times", q.Seconds, maxProbeSeconds)
+		}
+		return f(q)
+	}
 }
 
 // badRequest is a request that is not understood.

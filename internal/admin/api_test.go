@@ -49,6 +49,18 @@ func (d *desk) Unban(q BanRequest) (BanResult, error) {
 	return BanResult{}, d.err
 }
 
+func (d *desk) Probes() []Probe { return nil }
+
+func (d *desk) Probe(q ProbeRequest) (ProbeResult, error) {
+	d.told = append(d.told, fmt.Sprint("probe ", len(q.Keys), " ", q.Seconds))
+	return ProbeResult{}, d.err
+}
+
+func (d *desk) EndProbes() ProbesEnded {
+	d.told = append(d.told, "end probes")
+	return ProbesEnded{Ended: 3}
+}
+
 func (d *desk) Vouch(_ context.Context, k key.Public, addr netip.Addr) (bool, error) {
 	d.told = append(d.told, fmt.Sprint("vouch ", k.Short(), " ", addr))
 	return !k.IsZero(), d.err
@@ -80,6 +92,10 @@ func onSocket(t *testing.T, o Options) *Server {
 	return New(o)
 }
 
+func probe(seconds int) string {
+	return fmt.Sprintf(`{"keys":["nodekey:%s"],"seconds":%d}`, strings.Repeat("ab", 32), seconds)
+}
+
 func TestAPI(t *testing.T) {
 	d := &desk{}
 	s := onSocket(t, Options{Control: d})
@@ -98,6 +114,12 @@ func TestAPI(t *testing.T) {
 		{post("/v1/kick", `{"key":"ab12"}`), "kick ab12", `"ended": 2`, 200},
 		{post("/v1/bans", `{"target":"10.0.0.0/8","seconds":60}`), "ban {10.0.0.0/8 60 }", "", 200},
 		{post("/v1/bans/remove", `{"target":"10.0.0.0/8"}`), "unban 10.0.0.0/8", "", 200},
+		{get("/v1/probe-keys"), "", "[]", 200},
+		{post("/v1/probe-keys", probe(60)), "probe 1 60", "", 200},
+		{post("/v1/probe-keys", probe(61)), "", "more than 60", 422},
+		{post("/v1/probe-tokens", probe(61)), "probe 1 61", "", 200},
+		{post("/v1/probe-keys", `{"keys":["nodekey:12"],"seconds":1}`), "", "hint", 400},
+		{post("/v1/probe-keys/end", `{}`), "end probes", `"ended": 3`, 200},
 
 		{get("/v1/nowhere"), "", "no such path", 404},
 		{get("/v1/kick"), "", `"hint": "use POST"`, 405},

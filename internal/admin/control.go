@@ -25,6 +25,11 @@ type Control interface {
 	Bans() []Ban
 	Ban(q BanRequest) (BanResult, error)
 	Unban(q BanRequest) (BanResult, error)
+	// Probe lets keys of probes in for a time, and EndProbes ends that for all;
+	// those of the relay itself stay.
+	Probes() []Probe
+	Probe(q ProbeRequest) (ProbeResult, error)
+	EndProbes() ProbesEnded
 	// Vouch answers another relay's question about a key, from sources that are
 	// this relay's own.
 	Vouch(ctx context.Context, k key.Public, addr netip.Addr) (bool, error)
@@ -46,6 +51,7 @@ type Status struct {
 	Peers     []Peer    `json:"peers"`   // those that wait included; the newest last
 	Pending   int       `json:"pending"` // keys that were refused and wait for a decision
 	Bans      int       `json:"bans"`
+	Probes    int       `json:"probes"` // keys of probes that are let in for a time, the relay's own left out
 }
 
 // Admission says who may connect.
@@ -144,4 +150,31 @@ type BanRequest struct {
 type BanResult struct {
 	Ban   Ban `json:"ban"`
 	Ended int `json:"ended"` // connections of it
+}
+
+// Probe is the key of a probe that is let in for a time.
+type Probe struct {
+	Key   key.Public `json:"key"`
+	Until time.Time  `json:"until"`
+	Own   bool       `json:"own,omitempty"` // the relay's, to look after itself
+}
+
+// ProbeRequest names keys that are to be let in.
+type ProbeRequest struct {
+	Keys    []key.Public `json:"keys"` // one or two
+	Seconds int64        `json:"seconds"`
+}
+
+// ProbeResult is what came of it.
+type ProbeResult struct {
+	Keys  []key.Public `json:"keys"`
+	Until time.Time    `json:"until"`
+	// ServerKey and Open say which relay it was, and whether it lets everybody in.
+	ServerKey string `json:"server_key"`
+	Open      bool   `json:"open"`
+}
+
+// ProbesEnded says how many are let in no more.
+type ProbesEnded struct {
+	Ended int `json:"ended"`
 }

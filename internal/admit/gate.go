@@ -24,6 +24,7 @@ const (
 	ReasonDenied      = "denied"      // the operator has denied this key
 	ReasonBanned      = "banned"      // the operator has banned this key or address
 	ReasonMoved       = "moved"       // another tenant's by now: of a disconnection, never of a refusal
+	ReasonOver        = "over"        // the time of a guest is over: of a disconnection too
 )
 
 // decideLimit bounds one decision. Clients wait 10 seconds for a login.
@@ -76,6 +77,7 @@ type Gate struct {
 	generation atomic.Uint64 // of all that decides: raised with every change
 	changes    chan struct{} // holds one at most: a look is due
 	pending    *pending
+	guests     *guests
 
 	admitted  []atomic.Uint64 // by tenant; outside mu: the way in takes no lock
 	promoted  atomic.Uint64
@@ -92,7 +94,7 @@ func NewGate(o Options) *Gate {
 	g := &Gate{
 		tenants: slices.Clone(o.Tenants), isolate: o.Isolate, lobby: o.Lobby, rules: o.Rules, roster: o.Roster,
 		recheckEvery: o.Recheck, logger: o.Logger, hint: o.Hint, now: o.Now,
-		changes: make(chan struct{}, 1), pending: newPending(), admitted: make([]atomic.Uint64, len(o.Tenants)),
+		changes: make(chan struct{}, 1), pending: newPending(), guests: newGuests(), admitted: make([]atomic.Uint64, len(o.Tenants)),
 		// Every reason is there from the start, so that a counter does not
 		// appear only at its first event.
 		refused: map[string]uint64{ReasonClosed: 0, ReasonNotListed: 0, ReasonUnavailable: 0, ReasonDenied: 0, ReasonBanned: 0},
@@ -126,8 +128,10 @@ type Decision struct {
 
 	unsure  map[string]bool // tenants that could not tell
 	failure string          // which sources could not tell, and why
-	tenant  int             // of an admitted peer
+	tenant  int             // of an admitted peer; noTenant: it is a guest
 }
+
+const noTenant = -1
 
 // Admit decides about one peer. It takes as long as the sources take, at most
 // five seconds, and they stop when ctx is done. A refusal is counted, logged and
@@ -138,10 +142,13 @@ func (g *Gate) Admit(ctx context.Context, peer key.Public, addr netip.Addr) Deci
 	if !sure {
 		d = g.decide(ctx, r)
 	}
-	if d.Admitted {
-		g.admitted[d.tenant].Add(1)
-	} else {
+	switch {
+	case !d.Admitted:
 		g.refuse(r, d)
+	case d.tenant == noTenant:
+		g.guests.came()
+	default:
+		g.admitted[d.tenant].Add(1)
 	}
 	return d
 }
@@ -182,8 +189,8 @@ func (g *Gate) decide(ctx context.Context, r Request) Decision {
 	ctx, cancel := context.WithTimeout(ctx, decideLimit)
 	defer cancel()
 	ticket := g.generation.Load()
-	d, barred := g.barred(r)
-	if !barred {
+	d, settled := g.unasked(r)
+	if !settled {
 		d = g.decision(r, ask(ctx, g.tenants, r))
 	}
 	d.Ticket = ticket
@@ -194,7 +201,7 @@ func (g *Gate) decide(ctx context.Context, r Request) Decision {
 // be needed.
 func (g *Gate) peek(r Request) (Decision, bool) {
 	ticket := g.generation.Load()
-	if d, barred := g.barred(r); barred {
+	if d, settled := g.unasked(r); settled {
 		d.Ticket = ticket
 		return d, true
 	}
@@ -213,6 +220,14 @@ func (g *Gate) peek(r Request) (Decision, bool) {
 	d := g.decision(r, o)
 	d.Ticket = ticket
 	return d, true
+}
+
+// unasked is the decision about those whom no source is asked about.
+func (g *Gate) unasked(r Request) (Decision, bool) {
+	if d, ok := g.invited(r.Key); ok {
+		return d, true
+	}
+	return g.barred(r)
 }
 
 // barred is the operator's own refusal of r, if there is one.
@@ -342,6 +357,7 @@ func (g *Gate) Serve(ctx context.Context) error {
 	}
 	if g.roster != nil {
 		work.Go(func() { g.rechecker(ctx) })
+		work.Go(func() { g.endGuests(ctx) })
 	}
 	g.minutes(ctx)
 	work.Wait()
@@ -386,6 +402,8 @@ type Stats struct {
 	Dismissed uint64            `json:"dismissed"` // connected peers that were not admitted any more
 	Refused   map[string]uint64 `json:"refused"`   // logins by reason; every reason is present
 	Pending   int               `json:"pending"`   // refused keys that are remembered
+	Guests    int               `json:"guests"`    // probes' keys that are let in now
+	Probes    uint64            `json:"probes"`    // logins of guests; not among Admitted
 	Tenants   []TenantStats     `json:"tenants"`   // in the order they are asked; empty when closed
 }
 
@@ -402,6 +420,7 @@ type TenantStats struct {
 // Stats returns a copy that the caller owns.
 func (g *Gate) Stats() Stats {
 	st := Stats{Promoted: g.promoted.Load(), Dismissed: g.dismissed.Load(), Pending: g.pending.len(), Tenants: []TenantStats{}}
+	st.Guests, st.Probes = g.guests.stats()
 	for i, t := range g.tenants {
 		n := g.admitted[i].Load()
 		st.Admitted += n

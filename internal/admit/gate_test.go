@@ -399,7 +399,7 @@ func TestStats(t *testing.T) {
 	g.Admit(t.Context(), numbered(2), somewhere)
 	g.Admit(t.Context(), numbered(2), somewhere)
 	const want = `{"admitted":1,"promoted":0,"dismissed":0,"refused":{"banned":0,"closed":0,"denied":0,"not_listed":2,"unavailable":0},` +
-		`"pending":1,"tenants":[{"name":"","admitted":1,"sources":["keys","keys"]}]}`
+		`"pending":1,"guests":0,"probes":0,"tenants":[{"name":"","admitted":1,"sources":["keys","keys"]}]}`
 	if got, err := json.Marshal(g.Stats()); err != nil || string(got) != want {
 		t.Errorf("stats %s, %v\nwant  %s", got, err, want)
 	}

@@ -94,6 +94,10 @@ func (g *Gate) recheck(ctx context.Context) {
 	defer looks.Wait()
 	for _, p := range g.roster.Present() {
 		r := Request{Key: p.Key, Addr: p.Addr.Unmap()}
+		if _, guest := g.invited(p.Key); p.Tenant == GuestTenant && !guest {
+			g.dismiss(p, ReasonOver) // whoever else would let it in: it is in the guests' company
+			continue
+		}
 		if d, sure := g.peek(r); sure {
 			g.apply(p, d)
 			continue
@@ -132,10 +136,15 @@ func (g *Gate) apply(p Present, d Decision) {
 		if d.Admitted {
 			reason = ReasonMoved
 		}
-		g.dismissed.Add(1)
-		g.logger.LogAttrs(context.Background(), slog.LevelInfo, "a connected peer is not admitted any more and was disconnected",
-			slog.String("peer", p.Key.String()), slog.String("addr", p.Addr.String()), slog.String("tenant", p.Tenant),
-			slog.String("reason", reason))
-		g.roster.Dismiss(p, reason)
+		g.dismiss(p, reason)
 	}
+}
+
+// dismiss ends a connection that is not admitted any more.
+func (g *Gate) dismiss(p Present, reason string) {
+	g.dismissed.Add(1)
+	g.logger.LogAttrs(context.Background(), slog.LevelInfo, "a connected peer is not admitted any more and was disconnected",
+		slog.String("peer", p.Key.String()), slog.String("addr", p.Addr.String()), slog.String("tenant", p.Tenant),
+		slog.String("reason", reason))
+	g.roster.Dismiss(p, reason)
 }

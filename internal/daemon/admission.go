@@ -114,9 +114,11 @@ func (d *Daemon) newGate() (*admit.Gate, error) {
 		return nil, err
 	}
 	var tenants []admit.Tenant
+	var used []string
 	for _, t := range d.cfg.Tenants() {
 		tenant := admit.Tenant{Name: t.Name, AllOf: t.AllOf}
 		for _, e := range t.Entries {
+			used = append(used, memoryOf(t.Name, e))
 			s, err := d.admissionSource(t.Name, e)
 			if err != nil {
 				return nil, fmt.Errorf("admission source %s: %w", e.Name(), err)
@@ -130,6 +132,9 @@ func (d *Daemon) newGate() (*admit.Gate, error) {
 	var rules admit.Rules
 	if d.book != nil {
 		rules = d.book
+		if err := d.book.ForgetSources(used); err != nil {
+			return nil, err
+		}
 	}
 	return admit.NewGate(admit.Options{
 		Rules: rules, Tenants: tenants, Isolate: d.cfg.Isolate, Lobby: d.cfg.Refusal == config.RefusalLobby, Roster: roster{d},

@@ -35,6 +35,11 @@ func (c control) Status() admin.Status {
 	if d.book != nil {
 		s.Bans = len(d.book.Bans())
 	}
+	for _, p := range c.Probes() {
+		if !p.Own {
+			s.Probes++
+		}
+	}
 	gate := d.gate.Stats()
 	s.Admission.Refused = gate.Refused
 	for _, t := range gate.Tenants {

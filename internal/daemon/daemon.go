@@ -73,6 +73,7 @@ type Daemon struct {
 	acme       *authority // with cert_mode acme
 
 	doors         []*entrance                    // the main one first
+	logins        tally                          // at the ports of TLS, apart from a rotation's second one
 	doorsMu       sync.Mutex                     // a rotation changes the doors in it
 	second        atomic.Pointer[openSecondPort] // of a rotation; nil: there is none
 	rotationStuck atomic.Pointer[error]          // why a rotation does not go on; nil or nil within: it does

@@ -121,7 +121,11 @@ func (d *Daemon) memory(tenant string, e config.Entry) admit.Memory {
 	if d.book == nil {
 		return nil
 	}
-	return d.book.Memory(tenant + "/" + e.Kind + "=" + e.Name())
+	return d.book.Memory(memoryOf(tenant, e))
+}
+
+func memoryOf(tenant string, e config.Entry) string {
+	return tenant + "/" + e.Kind + "=" + e.Name()
 }
 
 // inlineKeys is the source of the setting admit_key.
