@@ -51,17 +51,23 @@ func replace(path string, data []byte) (changed bool, err error) {
 }
 
 // behind is the file that path leads to over links, the last of which may lead to a
-// file that is not there yet.
+// file that is not there yet. For root it follows only links that are root's: whoever
+// may make one where the file stands could else choose what root replaces.
 func behind(path string) (string, error) {
 	const most = 40 // links, as the system's own bound
 	for range most {
-		real, err := filepath.EvalSymlinks(path)
-		if err == nil || !errors.Is(err, fs.ErrNotExist) {
-			return real, err
+		info, err := os.Lstat(path)
+		switch {
+		case err != nil && !errors.Is(err, fs.ErrNotExist):
+			return "", err
+		case err != nil || info.Mode()&fs.ModeSymlink == 0:
+			return path, nil
+		case !trusted(info):
+			return "", fmt.Errorf("%s is another user's link, which root does not follow", path)
 		}
 		next, err := os.Readlink(path)
 		if err != nil {
-			return path, nil // no link: it is not there, or its directory is not
+			return "", err
 		}
 		if !filepath.IsAbs(next) {
 			next = filepath.Join(filepath.Dir(path), next)

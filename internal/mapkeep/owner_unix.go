@@ -21,3 +21,9 @@ func keepOwner(f *os.File, before fs.FileInfo) bool {
 	_ = f.Chown(-1, int(old.Gid)) // the group at least, which needs to be one of ours
 	return false
 }
+
+// trusted reports whether a link may be followed.
+func trusted(link fs.FileInfo) bool {
+	s, ok := link.Sys().(*syscall.Stat_t)
+	return os.Geteuid() != 0 || ok && s.Uid == 0
+}
