@@ -306,7 +306,7 @@ serve) set -- "$@" $state --listen 127.0.0.1:0 --stun-listen 127.0.0.1:0 --http-
 derper) set -- "$@" -a 127.0.0.1:0 -stun-port 0 -http-port -1 -certdir DIR/derper -c DIR/derper/derper.key ;;
 map | healthcheck)
 	case $1 in
-	check | convert | diff) ;; # of any map, and no relay
+	check | convert | diff | merge) ;; # of any map, and no relay
 	*) set -- "$@" $state --listen :8443 --stun-listen :3478 --public-ipv4 198.51.100.7 --admin-listen unix:STATE/admin.sock ;;
 	esac ;;
 key) set -- "$@" $state ;;

@@ -24,7 +24,7 @@ func mapCommand() *cobra.Command {
 		},
 		SuggestionsMinimumDistance: maxSlips,
 	}
-	cmd.AddCommand(mapCheckCommand(), mapConvertCommand(), mapDiffCommand())
+	cmd.AddCommand(mapCheckCommand(), mapConvertCommand(), mapDiffCommand(), mapMergeCommand())
 	s := bindSettings(cmd)
 	format := cmd.Flags().String("format", "headscale", "`form` of the map: headscale (YAML), json, or policy (Tailscale policy file)")
 	old := cmd.Flags().Bool("for-old-clients", false, "print InsecureForTests in place of the pin, for clients older than 1.84; they then check no certificate")

@@ -34,12 +34,13 @@ func mapCheckCommand() *cobra.Command {
 	cmd.Flags().StringVar(&from, "from", "", "`form` of the map, where the guess is wrong: headscale (YAML), json or policy")
 	cmd.Flags().BoolVar(&probe, "probe", false, "ask port 80 of the nodes that have CanPort80")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	fetch := bindFetching(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		o, err := checkOptions(reader, from)
 		if err != nil {
 			return err
 		}
-		s, err := readMap(cmd, args[0])
+		s, err := readMap(cmd, args[0], fetch.options())
 		if err != nil {
 			return err
 		}

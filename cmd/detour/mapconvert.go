@@ -27,6 +27,7 @@ func mapConvertCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&to, "to", "", "`form` to write: headscale (YAML), json or policy")
 	cmd.Flags().StringVar(&from, "from", "", "`form` of the map, where the guess is wrong: headscale (YAML), json or policy")
+	fetch := bindFetching(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if to == "" {
 			return wrongUsage(cmd, "which form is it to be? Give --to headscale, json or policy")
@@ -39,7 +40,7 @@ func mapConvertCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		s, err := readMap(cmd, args[0])
+		s, err := readMap(cmd, args[0], fetch.options())
 		if err != nil {
 			return err
 		}

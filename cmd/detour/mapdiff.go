@@ -36,6 +36,7 @@ func mapDiffCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&reader, "for", "", "`who` reads the maps: headscale, tailscale (policy file) or tailscaled (clients, from any other control server)")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	fetch := bindFetching(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		o, err := checkOptions(reader, "")
 		if err != nil {
@@ -44,7 +45,7 @@ func mapDiffCommand() *cobra.Command {
 		var maps [2]derpmap.Map
 		var form derpmap.Form
 		for i, arg := range args {
-			s, err := readMap(cmd, arg)
+			s, err := readMap(cmd, arg, fetch.options())
 			if err != nil {
 				return err
 			}

@@ -2,19 +2,33 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"net/http"
-	"net/url"
 	"os"
-	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/detour-relay/detour/internal/derpmap"
+	"github.com/detour-relay/detour/internal/mapkeep"
 )
+
+// fetching is how maps are fetched from the URLs on a command line.
+type fetching struct{ tokenFile, pin string }
+
+func bindFetching(cmd *cobra.Command) *fetching {
+	f := &fetching{}
+	cmd.Flags().StringVar(&f.tokenFile, "token-file", "", "`file` of a token that is sent to every URL")
+	cmd.Flags().StringVar(&f.pin, "pin", "", "certificate that every https URL must show, as sha256-raw:`HEX`: that of a pinned relay")
+	return f
+}
+
+func (f *fetching) options() derpmap.FetchOptions {
+	o := derpmap.FetchOptions{Pin: f.pin}
+	if f.tokenFile != "" {
+		o.Token = mapkeep.TokenFile("--token-file", f.tokenFile)
+	}
+	return o
+}
 
 // mapSource is a written map, and where it is from.
 type mapSource struct {
@@ -31,35 +45,39 @@ func (s mapSource) form(named derpmap.Form) derpmap.Form {
 	return derpmap.DetectForm(s.name, s.data)
 }
 
-// isURL reports whether an argument is fetched and not opened.
-func isURL(arg string) bool {
-	lower := strings.ToLower(arg)
-	return strings.HasPrefix(lower, "http://") || strings.HasPrefix(lower, "https://")
-}
-
 // readMap reads a file, a URL or, for "-", standard input, up to the size that a
 // map may have. Its errors are a *cannotError.
-func readMap(cmd *cobra.Command, arg string) (mapSource, error) {
-	s := mapSource{name: arg, url: isURL(arg)}
+func readMap(cmd *cobra.Command, place string, from derpmap.FetchOptions) (mapSource, error) {
+	s := mapSource{name: place, url: derpmap.IsURL(place)}
 	var err error
 	switch {
-	case arg == "-":
+	case place == "-":
 		s.name = "standard input"
 		s.data, err = readBounded(cmd.InOrStdin())
 	case s.url:
-		s.name = shownURL(arg)
-		s.data, err = fetchMap(cmd.Context(), arg)
+		s.name = derpmap.ShownURL(place)
+		warnSwappable(cmd, place)
+		s.data, err = fetchText(cmd.Context(), place, from)
 	default:
-		var f *os.File
-		if f, err = os.Open(arg); err == nil {
-			s.data, err = readBounded(f)
-			f.Close()
-		}
+		s.data, err = readMapFile(place)
 	}
 	if err != nil {
-		return s, &cannotError{fmt.Errorf("reading the map: %w; hint: give a file, a URL that begins with https://, or - for standard input", err)}
+		return s, &cannotError{err}
 	}
 	return s, nil
+}
+
+func readMapFile(place string) ([]byte, error) {
+	f, err := os.Open(place)
+	if err != nil {
+		return nil, fmt.Errorf("read the map: %w; hint: check the path, or write https:// before a URL", err)
+	}
+	defer f.Close()
+	data, err := readBounded(f)
+	if err != nil {
+		return nil, fmt.Errorf("read the map %s: %w; hint: is it a file?", place, err)
+	}
+	return data, nil
 }
 
 // readBounded reads one byte more than a map may have, so that parsers see that
@@ -68,37 +86,10 @@ func readBounded(r io.Reader) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(r, derpmap.MaxSize+1))
 }
 
-// fetchTime bounds the fetching of a map.
-const fetchTime = 30 * time.Second
-
-// shownURL is a URL without its user, password and query, which may be secret.
-func shownURL(text string) string {
-	u, err := url.Parse(text)
-	if err != nil || u.Host == "" {
-		return text
-	}
-	return u.Scheme + "://" + u.Host + u.EscapedPath()
-}
-
-// fetchMap gets a URL whose answer must be 200. Its errors name the URL as shown.
-func fetchMap(ctx context.Context, address string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, fetchTime)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+func fetchText(ctx context.Context, place string, from derpmap.FetchOptions) ([]byte, error) {
+	f, err := newFetcher(place, from)
 	if err != nil {
 		return nil, err
 	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		var failed *url.Error
-		if errors.As(err, &failed) {
-			err = failed.Err
-		}
-		return nil, fmt.Errorf("%s: %w", shownURL(address), err)
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("%s answers %s", shownURL(address), resp.Status)
-	}
-	return readBounded(resp.Body)
+	return f.FetchText(ctx)
 }

@@ -152,7 +152,7 @@ func (g *Gate) apply(p Present, d Decision) {
 		}
 		g.roster.Judge(p, d)
 	case d.Admitted && (d.Tenant == p.Tenant || d.unsure[p.Tenant]):
-	case !d.Admitted && d.Reason == ReasonUnavailable:
+	case !d.Admitted && (d.Reason == ReasonUnavailable || d.doubtful):
 		// Nobody is dropped because a source is down.
 	default:
 		reason := d.Reason
