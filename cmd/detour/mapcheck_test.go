@@ -56,6 +56,12 @@ func TestMapCheckOfURL(t *testing.T) {
 			_, _ = w.Write([]byte(`{"Regions":{"900":{"RegionID":900,"RegionCode":"a","RegionName":"A","Nodes":[{"Name":"900a","RegionID":900,"HostName":"a.example"}]}}}`))
 		case "/map.yaml":
 			_, _ = w.Write([]byte(goodMap))
+		case "/token.json":
+			if r.Header.Get("Authorization") != "Bearer 0123456789abcdef" {
+				w.WriteHeader(http.StatusUnauthorized)
+				return
+			}
+			_, _ = w.Write([]byte("{}"))
 		case "/large":
 			_, _ = w.Write(make([]byte, derpmap.MaxSize+1))
 		default:
@@ -67,6 +73,10 @@ func TestMapCheckOfURL(t *testing.T) {
 	detour(t, "map", "check", srv.URL+"/map.yaml").want(t, exitFailed, "YAML at a URL", "")
 	detour(t, "map", "check", srv.URL+"/large").want(t, exitCannot, "", "larger than 4 MiB")
 	detour(t, "map", "check", srv.URL+"/nothing").want(t, exitCannot, "", "404 Not Found")
+	token := filepath.Join(t.TempDir(), "token")
+	write(t, token, "0123456789abcdef\n")
+	detour(t, "map", "check", srv.URL+"/token.json").want(t, exitCannot, "", "401 Unauthorized")
+	detour(t, "map", "check", "--token-file", token, srv.URL+"/token.json").want(t, exitFailed, "no region", "")
 	srv.Close()
 	detour(t, "map", "check", srv.URL+"/map.json").want(t, exitCannot, "", "; hint: ")
 }
