@@ -34,7 +34,7 @@ func (c *checker) reader() {
 	case c.form == FormJSON && c.For == ForTailscale:
 		wrong("a map by itself, where a policy file has it as its derpMap", "paste what detour map convert --to policy prints into the policy file")
 	case c.form == FormJSON && c.For == ForHeadscale && !c.IsURL:
-		c.find(finding{rule: "json-in-paths", line: 1, problem: "JSON in a file"})
+		c.find(finding{rule: "json-in-paths", line: 1, problem: "JSON, and not from a URL"})
 	}
 }
 
