@@ -100,7 +100,7 @@ func LoadPin(certFile, keyFile string, now time.Time) (*Certificate, error) {
 		return nil, fault(fmt.Sprintf("load the pin certificate %s: it is not one certificate signed by itself, and no other can be pinned", certFile),
 			"serve it with --cert-mode files --cert "+certFile+" --key "+keyFile+", or "+remake)
 	}
-	if err := c.checkDates(now, remake); err != nil {
+	if err := c.checkEnd(now, remake); err != nil {
 		return nil, err
 	}
 	return c, nil

@@ -26,6 +26,7 @@ func (d *Daemon) certificate() (*tls.Config, error) {
 			return nil, err
 		}
 	}
+	d.tellOfEarly(certs)
 	d.id.cert = cert.ForName(certs, d.cfg.Hostname)
 	o := cert.Options{
 		Certificate: certs[0], More: certs[1:], StrictSNI: d.cfg.StrictSNI, ServerKeyHex: d.id.serverKey.Hex(), Logger: d.log,
@@ -88,6 +89,11 @@ func certPairs(c config.Config) []cert.Pair {
 // Reload looks at the certificate files at once, as SIGHUP asks for. The settings
 // stay as they are.
 func (d *Daemon) Reload() {
+	if d.acme != nil {
+		d.log.Info("looking again at what the authority has given; settings are read at the start only")
+		d.acme.lookAgain()
+		return
+	}
 	if d.watch == nil {
 		d.log.Info("nothing to reload: the relay reads no certificate files, and settings are read at the start only; restart to change them")
 		return
@@ -119,12 +125,31 @@ func (d *Daemon) certProblems() []string {
 	}
 	var list []string
 	for _, c := range d.source.Certificates() {
-		if now.After(c.NotAfter()) {
-			list = append(list, fmt.Sprintf("the certificate for %s expired on %s: clients refuse it; %s",
-				strings.Join(c.Names(), ", "), c.NotAfter().Format(time.DateOnly), cure))
+		what := "the certificate for " + strings.Join(c.Names(), ", ")
+		switch {
+		case c.Expired(now):
+			list = append(list, fmt.Sprintf("%s expired on %s: clients refuse it; %s", what, c.NotAfter().Format(time.DateOnly), cure))
+		case c.Early(now) && c.Mode() != cert.ModePin: // a pin works whatever the time
+			list = append(list, earlyText(what, c, now))
 		}
 	}
 	return list
+}
+
+// earlyText says that a certificate's time has not come, by this machine's clock.
+func earlyText(what string, c *cert.Certificate, now time.Time) string {
+	return fmt.Sprintf("%s is valid from %s on, and this machine's clock says %s: it is served, and clients with the right time take it, but "+
+		"nothing here can be relied on; set the clock, best by NTP (timedatectl set-ntp true)",
+		what, c.NotBefore().UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+}
+
+// tellOfEarly logs what certProblems says of certificates whose time has not come.
+func (d *Daemon) tellOfEarly(certs []*cert.Certificate) {
+	for _, c := range certs {
+		if now := time.Now(); c.Early(now) && c.Mode() != cert.ModePin {
+			d.log.Error(earlyText("the certificate for "+strings.Join(c.Names(), ", "), c, now))
+		}
+	}
 }
 
 // retireNameless moves a pinned certificate aside that holds no name at all, once

@@ -23,6 +23,7 @@ func keep(t *testing.T, c config.Config, i issued) (certPEM, keyPEM []byte) {
 	issuer := (&certmagic.ACMEIssuer{CA: c.ACMEDirectory}).IssuerKey()
 	for name, data := range map[string][]byte{
 		certmagic.StorageKeys.SiteCert(issuer, acmeName): certPEM, certmagic.StorageKeys.SitePrivateKey(issuer, acmeName): keyPEM,
+		certmagic.StorageKeys.SiteMeta(issuer, acmeName): []byte(`{"sans":["` + acmeName + `"]}`),
 	} {
 		if err := s.Store(t.Context(), name, data); err != nil {
 			t.Fatal(err)

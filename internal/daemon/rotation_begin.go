@@ -123,8 +123,16 @@ func beginAuthorityRotation(c config.Config, at cert.Place) (cert.Rotation, erro
 	if err != nil {
 		return cert.Rotation{}, err
 	}
-	if len(names) == 0 || storedCert(c, names[0]) == nil {
+	var stored *cert.Certificate
+	if len(names) > 0 {
+		stored = storedCert(c, names[0])
+	}
+	switch now := time.Now(); {
+	case stored == nil:
 		return cert.Rotation{}, errors.New("the certificate authority has given no certificate yet; hint: the relay's log says why")
+	case stored.Expired(now):
+		return cert.Rotation{}, fmt.Errorf("the certificate of the authority expired on %s (this machine's clock says %s); hint: the relay's log says why it is not renewed",
+			stored.NotAfter().Format(time.DateTime), now.UTC().Format(time.DateTime))
 	}
 	return cert.BeginAuthorityRotation(c.Cert, c.Key, at, time.Now())
 }
