@@ -114,7 +114,7 @@ func readFile(path, what, flag string) ([]byte, error) {
 	case !info.Mode().IsRegular():
 		return nil, fault(fmt.Sprintf("read %s file %s: it is not a regular file", what, path), "give "+flag+" a file on disk, as it may be read again")
 	}
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|nonblock, 0) // it may be a pipe by now
 	if err != nil {
 		return nil, readFault(what, flag, path, err)
 	}
