@@ -43,6 +43,9 @@ const RotationUnused = 7 * 24 * time.Hour
 type Place struct {
 	Listen     string `json:"listen"`                // as a listen setting
 	PublicPort int    `json:"public_port,omitempty"` // TCP port that clients dial for it; 0: that of Listen
+	// Proxied: a proxy takes the clients' connections, whether the relay's port is open
+	// or not, so that a person has to close the proxy's.
+	Proxied bool `json:"proxied,omitempty"`
 }
 
 // Rotation is the change of a pinned certificate for a new one, as it is kept
@@ -205,6 +208,18 @@ func (r Rotation) Withdraw(certFile string, now time.Time) (Rotation, error) {
 	}
 	defer unlock()
 	r.Phase, r.Since = PhaseMoved, now.UTC().Truncate(time.Second)
+	return r, r.save(certFile)
+}
+
+// Back returns from PhaseMoved to PhaseBoth: whichever of the two maps a client has,
+// both are true again.
+func (r Rotation) Back(certFile string, now time.Time) (Rotation, error) {
+	unlock, err := r.hold(certFile, PhaseMoved)
+	if err != nil {
+		return r, err
+	}
+	defer unlock()
+	r.Phase, r.Since = PhaseBoth, now.UTC().Truncate(time.Second)
 	return r, r.save(certFile)
 }
 

@@ -277,7 +277,7 @@ func (u *authority) leavePin() error {
 }
 
 // errNoAuthorityCert is what a rotation to the authority's certificate waits for.
-var errNoAuthorityCert = errors.New("there is no certificate from the authority, or one that has expired; hint: read the relay's log for why, or give the rotation up with detour cert rotate --end")
+var errNoAuthorityCert = errors.New("there is no certificate from the authority, or one that has expired")
 
 // lend gives begin what is to be served on the second port of a rotation. The
 // function that it returns is called with what takes its place later.
@@ -308,7 +308,7 @@ func (u *authority) changeOver() error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.have[u.subjects[0]] == nil {
-		return errNoAuthorityCert
+		return fmt.Errorf("%w; hint: read the relay's log for why", errNoAuthorityCert)
 	}
 	if err := u.setMode(acmeCA); err != nil {
 		return err

@@ -97,7 +97,7 @@ func (r *rotation) follow(ctx context.Context, now time.Time) error {
 	}
 	if want.Phase != "" && r.second == nil {
 		if err := r.openSecond(ctx, want); err != nil {
-			return err
+			return err // a relay that starts like that has its own ports open
 		}
 	}
 	if want.Phase != r.phase {
@@ -114,6 +114,8 @@ func (r *rotation) follow(ctx context.Context, now time.Time) error {
 // enter opens and closes what the phase asks for.
 func (r *rotation) enter(ctx context.Context, want cert.Rotation) error {
 	switch want.Phase {
+	case cert.PhaseBoth:
+		return r.reopen(ctx) // what was withdrawn, and is not any more
 	case cert.PhaseMoved:
 		r.d.closeDoors()
 	case cert.PhaseClosing:
@@ -188,8 +190,7 @@ func (r *rotation) secondSource(want cert.Rotation) (source *cert.Source, err er
 		return cert.New(o)
 	}
 	if r.d.acme == nil {
-		return nil, errors.New("a rotation to an authority's certificate is under way, and cert_mode is not acme; " +
-			"hint: set it to acme, or give the rotation up with detour cert rotate --end")
+		return nil, errors.New("a rotation to an authority's certificate is under way, and cert_mode is not acme; hint: set it to acme" + orGiveUp(want.Phase))
 	}
 	err = r.d.acme.lend(func(certs []*cert.Certificate) (func([]*cert.Certificate) error, error) {
 		o.Certificate, o.More, o.Challenge = certs[0], certs[1:], r.d.acme.manager.TLSChallenge
@@ -198,7 +199,21 @@ func (r *rotation) secondSource(want cert.Rotation) (source *cert.Source, err er
 		}
 		return source.Replace, nil
 	})
+	if errors.Is(err, errNoAuthorityCert) {
+		err = fmt.Errorf("%w; hint: read the relay's log for why%s", err, orGiveUp(want.Phase))
+	}
 	return source, err
+}
+
+// orGiveUp ends a hint with the way out of a rotation, where there is one.
+func orGiveUp(phase cert.Phase) string {
+	switch phase {
+	case cert.PhaseBoth:
+		return ", or give the rotation up with detour cert rotate --end"
+	case cert.PhaseMoved:
+		return ". Clients that have the newest map cannot come meanwhile: detour cert rotate --back returns to the map with both ports, and --end then to the old one"
+	}
+	return "" // no client has the pin any more
 }
 
 // loadNext returns the certificate of the second port.
@@ -237,6 +252,11 @@ func (r *rotation) retireUnused(want cert.Rotation, now time.Time) error {
 	}
 	// That somebody has come to the second port shows that the map with both is out.
 	if want.Phase != cert.PhaseBoth || now.Sub(r.used) < cert.RotationUnused || r.logins.admitted.Load() == 0 {
+		return nil
+	}
+	if want.Proxied { // a person has to close the proxy's port
+		r.used = now // said once a week
+		r.d.log.Warn("the old certificate was not used for a week; hint: close the proxy's port for it, then: detour cert rotate --withdraw")
 		return nil
 	}
 	r.d.log.Warn("the old certificate was not used for a week, so the relay's port is closed until the rotation is finished; "+

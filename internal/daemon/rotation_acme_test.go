@@ -1,10 +1,8 @@
 package daemon
 
 import (
-	"context"
 	"crypto/tls"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -41,15 +39,7 @@ func TestRotationToTheAuthority(t *testing.T) {
 	if err := b.acme.giveUpFirst(); err != nil { // no certificate in time: clients get the pin
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	x := &turned{bed: b, rotation: &rotation{d: b.Daemon}, ctx: ctx}
-	var parts sync.WaitGroup
-	for _, p := range b.parts() {
-		if p.name != "certificate rotation" && p.name != "ACME" && p.name != "certificate" {
-			parts.Go(func() { _ = p.serve(ctx) })
-		}
-	}
-	t.Cleanup(func() { cancel(); parts.Wait(); x.rotation.parts.Wait() })
+	x := followed(t, b)
 	c = b.Config()
 	main, pin := c.Listen, x.id.cert.Pin()
 	veteran, err := x.dial(main, pin)

@@ -82,12 +82,8 @@ func BeginRotation(c config.Config, at cert.Place) (cert.Rotation, error) {
 	if err := checkRotatable(c); err != nil {
 		return cert.Rotation{}, err
 	}
-	switch {
-	case c.PublicPort != 0 && at.PublicPort == 0:
-		return cert.Rotation{}, fmt.Errorf("clients dial another port (public_port %d) than the relay has, and so they will for the second one; "+
-			"hint: have a port lead to it, and name that with --published-as", c.PublicPort)
-	case at.PublicPort != 0 && at.PublicPort == dialledPort(c.Doors()[0]):
-		return cert.Rotation{}, fmt.Errorf("--published-as %d is the relay's own; hint: name the port that leads to the second one", at.PublicPort)
+	if err := checkPlace(c, at); err != nil {
+		return cert.Rotation{}, err
 	}
 	if c.RunAs != "" && portOf(at.Listen) < 1024 {
 		return cert.Rotation{}, errors.New("a relay that has given up root (run_as) cannot open a port below 1024; hint: take a higher one for --port")
@@ -103,6 +99,30 @@ func BeginRotation(c config.Config, at cert.Place) (cert.Rotation, error) {
 		return cert.Rotation{}, err
 	}
 	return cert.BeginRotation(c.Cert, c.Key, at, certNames(c, publishedAddrs(c, interfaces)), time.Now())
+}
+
+// checkPlace says why the second port cannot be there.
+func checkPlace(c config.Config, at cert.Place) error {
+	if c.PublicPort != 0 && at.PublicPort == 0 {
+		return fmt.Errorf("clients dial another port (public_port %d) than the relay has, and so they will for the second one; "+
+			"hint: have a port lead to it, and name that with --published-as", c.PublicPort)
+	}
+	flag := "--port"
+	if at.PublicPort != 0 {
+		flag = "--published-as"
+	}
+	for _, d := range c.Doors() {
+		if dialledPort(d) == secondPort(at) {
+			return fmt.Errorf("%s %d is the relay's own already (%s %s); hint: name the port that leads to the second one, and no other of the relay's",
+				flag, secondPort(at), d.Setting, d.Address)
+		}
+		if d.TLS && len(d.ProxyProtocol) > 0 && !at.Proxied {
+			return fmt.Errorf("%s %s is behind a proxy (proxy_protocol), which goes on taking connections for a port that the relay has closed, and clients "+
+				"that connect to it do not try the next one; hint: if you close the proxy's port yourself when the command says so, add --proxied; see docs/certificates.md",
+				d.Setting, d.Address)
+		}
+	}
+	return nil
 }
 
 // beginAuthorityRotation begins the change from the pin to the certificate that

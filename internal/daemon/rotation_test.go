@@ -33,11 +33,17 @@ func runTurned(t *testing.T, change ...func(*config.Config)) *turned {
 			f(c)
 		}
 	}))
+	return followed(t, b)
+}
+
+// followed runs every part of b but those that change its certificate by themselves.
+func followed(t *testing.T, b *bed) *turned {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	x := &turned{bed: b, rotation: &rotation{d: b.Daemon}, ctx: ctx}
 	var parts sync.WaitGroup
 	for _, p := range b.parts() {
-		if p.name != "certificate rotation" {
+		if p.name != "certificate rotation" && p.name != "ACME" && p.name != "certificate" {
 			parts.Go(func() { _ = p.serve(ctx) })
 		}
 	}
@@ -281,6 +287,14 @@ func TestRotationOfAPublishedPort(t *testing.T) {
 	at.PublicPort = 4430
 	_, err = BeginRotation(b.cfg, at)
 	wantError(t, err, "--published-as 4430 is the relay's own")
+	at.PublicPort = 9443
+	also := b.cfg
+	also.AlsoListen = []string{"127.0.0.1:21465,public_port=9443"}
+	_, err = BeginRotation(also, at)
+	wantError(t, err, "--published-as 9443 is the relay's own already (also_listen")
+	also.PublicPort = 0
+	_, err = BeginRotation(also, cert.Place{Listen: "127.0.0.1:9443"})
+	wantError(t, err, "--port 9443 is the relay's own already (also_listen")
 	at.PublicPort = 8444
 	r, err := BeginRotation(b.cfg, at)
 	if err != nil {
@@ -304,7 +318,9 @@ func TestSecondPortIsAsStrict(t *testing.T) {
 		c.Hostname, c.StrictSNI, c.ProxyProtocol = "relay.example", true, []string{"127.0.0.0/8"}
 	})
 	second := freePort(t)
-	r, err := BeginRotation(x.cfg, cert.Place{Listen: second})
+	_, err := BeginRotation(x.cfg, cert.Place{Listen: second})
+	wantError(t, err, "behind a proxy (proxy_protocol)", "--proxied")
+	r, err := BeginRotation(x.cfg, cert.Place{Listen: second, Proxied: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -333,6 +349,16 @@ func TestSecondPortIsAsStrict(t *testing.T) {
 	}
 	if err := CheckSecondPort(t.Context(), x.cfg, r); err != nil {
 		t.Error(err)
+	}
+	x.rotation.logins.admitted.Store(1) // as if the map were out
+	for _, after := range []time.Duration{cert.RotationUnused + time.Minute, cert.RotationUnused + 2*time.Minute, 3 * cert.RotationUnused} {
+		x.follow(time.Now().Add(after))
+	}
+	if kept, err := cert.LoadRotation(x.cfg.Cert, x.cfg.Key); err != nil || kept.Phase != cert.PhaseBoth {
+		t.Errorf("closed a port while the proxy's is open: %+v, %v", kept, err)
+	}
+	if n := strings.Count(x.log.String(), "close the proxy's port"); n != 2 {
+		t.Errorf("said %d times in three weeks:\n%s", n, x.log)
 	}
 }
 
