@@ -55,7 +55,7 @@ func TestRotationToTheAuthority(t *testing.T) {
 	if _, err := BeginRotation(c, cert.Place{Listen: second}); err == nil || !strings.Contains(err.Error(), "no certificate yet") {
 		t.Errorf("begun without a certificate: %v", err)
 	}
-	i := issue(t, acmeName, time.Now().AddDate(0, 3, 0))
+	i := issue(t, acmeName, time.Now().AddDate(0, 0, 20))
 	certPEM, keyPEM := keep(t, c, i)
 	b.acme.take(acmeName, certPEM, keyPEM)
 	trusting := func(address string) {
@@ -105,6 +105,7 @@ func TestRotationToTheAuthority(t *testing.T) {
 	if err := CheckSecondPort(t.Context(), c, r); err != nil {
 		t.Error(err)
 	}
+	await(t, "its end is told, of the second port's", func() bool { return strings.Contains(b.log.String(), "a certificate will expire") })
 	trusting(second)
 	x.wantLogin(main, pin)
 	if got := x.nodes(); len(got) != 2 || got[0] != node(second, "") || got[1] != node(main, pin) {
@@ -162,6 +163,11 @@ func TestRotationToTheAuthority(t *testing.T) {
 		t.Fatal(err)
 	}
 	x.follow(time.Now())
+	b.acme.mu.Lock()
+	if b.acme.second != nil {
+		t.Error("certificates go on to a port that is closed")
+	}
+	b.acme.mu.Unlock()
 	trusting(main)
 	if m, err := readACMEMode(c); err != nil || m != acmeCA {
 		t.Errorf("mode %q, %v", m, err)
