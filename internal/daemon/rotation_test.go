@@ -2,10 +2,9 @@ package daemon
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
-	"io"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -15,6 +14,7 @@ import (
 	"github.com/detour-relay/detour/internal/cert"
 	"github.com/detour-relay/detour/internal/client"
 	"github.com/detour-relay/detour/internal/config"
+	"github.com/detour-relay/detour/internal/key"
 )
 
 // turned is a relay whose rotation is driven by the test, and what it needs.
@@ -333,108 +333,70 @@ func TestRotationOfAPublishedPort(t *testing.T) {
 	}
 }
 
-// The second port is a door like the first: proxies must name their clients there,
-// and no certificate is shown for a name that none is for.
-func TestSecondPortIsAsStrict(t *testing.T) {
-	x := runTurned(t, func(c *config.Config) {
-		c.Hostname, c.StrictSNI, c.ProxyProtocol = "relay.example", true, []string{"127.0.0.0/8"}
-	})
-	second := freePort(t)
-	_, err := BeginRotation(x.cfg, cert.Place{Listen: second})
-	wantError(t, err, "behind a proxy (proxy_protocol)", "--proxied")
-	r, err := BeginRotation(x.cfg, cert.Place{Listen: second, Proxied: true})
+// A port without TLS stays open all the time, and in the map.
+func TestRotationBesideAPlainPort(t *testing.T) {
+	b := mustBuild(t, settings(t, func(c *config.Config) {
+		open(c)
+		c.AlsoListen = []string{"127.0.0.1:0,tls=off,map=on,public_port=8080", "127.0.0.1:0,public_port=8445"}
+	}))
+	x := &turned{bed: b}
+	r, err := BeginRotation(b.cfg, cert.Place{Listen: "127.0.0.1:8444"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	x.follow(time.Now())
-	for _, tt := range []struct {
-		header, name string
-		shown        bool
-	}{
-		{"PROXY TCP4 203.0.113.9 203.0.113.7 4711 443\r\n", "relay.example", true},
-		{"PROXY TCP4 203.0.113.9 203.0.113.7 4711 443\r\n", "other.example", false},
-		{"", "relay.example", false},
-	} {
-		conn, err := net.Dial("tcp", second)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := io.WriteString(conn, tt.header); err != nil {
-			t.Fatal(err)
-		}
-		client := tls.Client(conn, &tls.Config{InsecureSkipVerify: true, ServerName: tt.name})
-		err = client.Handshake()
-		if tt.shown != (err == nil) || tt.shown && cert.PinOf(client.ConnectionState().PeerCertificates[0]) != r.NewPin {
-			t.Errorf("header %q, name %q: %v", tt.header, tt.name, err)
-		}
-		conn.Close()
+	old := x.nodes()
+	if r, err = r.Withdraw(b.cfg.Cert, time.Now()); err != nil {
+		t.Fatal(err)
 	}
-	if err := CheckSecondPort(t.Context(), x.cfg, r); err != nil {
-		t.Error(err)
-	}
-	x.rotation.logins.admitted.Store(1) // as if the map were out
-	for _, after := range []time.Duration{cert.RotationUnused + time.Minute, cert.RotationUnused + 2*time.Minute, 3 * cert.RotationUnused} {
-		x.follow(time.Now().Add(after))
-	}
-	if kept, err := cert.LoadRotation(x.cfg.Cert, x.cfg.Key); err != nil || kept.Phase != cert.PhaseBoth {
-		t.Errorf("closed a port while the proxy's is open: %+v, %v", kept, err)
-	}
-	if n := strings.Count(x.log.String(), "close the proxy's port"); n != 2 {
-		t.Errorf("said %d times in three weeks:\n%s", n, x.log)
+	if got := x.nodes(); len(old) != 4 || len(got) != 2 || got[0] != "8444 "+r.NewPin || got[1] != "8080 " {
+		t.Errorf("the map names %q, and %q before", got, old)
 	}
 }
 
-// What one source may do before it is admitted, it may do at both ports together.
-func TestSecondPortHasTheLimits(t *testing.T) {
-	x := runTurned(t, func(c *config.Config) {
-		c.LoginPending, c.ProxyProtocol = 2, []string{"127.0.0.1"}
-	})
-	r, err := BeginRotation(x.cfg, cert.Place{Listen: freePort(t), Proxied: true})
+// A damaged state changes nothing that clients are shown, and everybody is told.
+func TestRotationDamagedAtStart(t *testing.T) {
+	c := settings(t, open)
+	first := mustBuild(t, c)
+	old := first.id.cert.Pin()
+	first.Close()
+	state, _, _ := cert.RotationFiles(c.Cert)
+	write(t, state, "{")
+	x := followed(t, mustBuild(t, c))
+	wantError(t, x.rotation.follow(x.ctx, time.Now()), "damaged", state)
+	o := client.Options{Host: "127.0.0.1", Addr: x.cfg.Listen, CertName: old, Key: key.NewPrivate()}
+	d, err := client.Dial(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	x.follow(time.Now())
-	for i, address := range []string{x.cfg.Listen, x.cfg.Listen, r.Listen} {
-		c, err := net.Dial("tcp", address)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-		if _, err := io.WriteString(c, "PROXY TCP4 198.51.100.7 203.0.113.1 4711 443\r\n"); err != nil {
-			t.Fatal(err)
-		}
-		await(t, "it is taken", func() bool { return x.doors[0].Stats().Accepted == min(uint64(i)+1, 2) })
+	d.Close()
+	_, _, err = x.Map(false)
+	wantError(t, err, "damaged", state)
+	at := x.cfg
+	_, err = BeginRotation(at, cert.Place{Listen: "127.0.0.1:8444"})
+	if err == nil || !strings.Contains(err.Error(), "damaged") {
+		t.Errorf("begun: %v", err)
 	}
-	await(t, "the third is refused", func() bool { return x.rotation.second.Stats().RefusedPending == 1 })
+	if err := os.Remove(state); err != nil {
+		t.Fatal(err)
+	}
+	x.follow(time.Now())
+	x.wantLogin(x.cfg.Listen, old)
 }
 
-// A relay that has given up root cannot open every port.
-func TestSecondPortBelow1024(t *testing.T) {
-	c := mustBuild(t, settings(t, nil)).cfg
-	for _, tt := range []struct {
-		runAs, listen string
-		refused       bool
-	}{{"nobody", ":1023", true}, {"nobody", ":1024", false}, {"", ":1023", false}} {
-		c.RunAs = tt.runAs
-		r, err := BeginRotation(c, cert.Place{Listen: tt.listen})
-		if tt.refused {
-			wantError(t, err, "run_as", "a higher one")
-			continue
-		}
-		if err == nil {
-			err = r.End(c.Cert)
-		}
-		if err != nil {
-			t.Errorf("%+v: %v", tt, err)
-		}
-	}
+// Under derper's command line the pair has another name and is the operator's.
+func TestNoRotationOfAnothersPin(t *testing.T) {
+	c := settings(t, func(c *config.Config) {
+		c.CertMode, c.Cert, c.Key = config.CertPin, "/etc/ssl/203.0.113.7.crt", "/etc/ssl/203.0.113.7.key"
+	})
+	_, err := BeginRotation(c, cert.Place{Listen: "127.0.0.1:8444"})
+	wantError(t, err, "/etc/ssl/203.0.113.7.crt is not the relay's own pin.crt", "detour derper", "at the same moment")
 }
 
 // The second port stays until the relay's own one shows the new certificate: else
 // clients would have nowhere to go.
 func TestRotationWithThePortTaken(t *testing.T) {
-	x := runTurned(t)
-	main := x.cfg.Listen
+	x := runTurned(t, func(c *config.Config) { c.AlsoListen = []string{"127.0.0.1:0"} })
+	main, also := x.cfg.Listen, x.cfg.Doors()[1].Address
 	r, err := BeginRotation(x.cfg, cert.Place{Listen: freePort(t)})
 	if err != nil {
 		t.Fatal(err)
@@ -455,9 +417,15 @@ func TestRotationWithThePortTaken(t *testing.T) {
 	if err := x.rotation.follow(x.ctx, time.Now()); err == nil {
 		t.Error("a port that is taken was opened")
 	}
+	x.wantLogin(also, r.NewPin) // the other one was
 	squatter.Close()
-	if err := CheckEnd(t.Context(), x.cfg, r); err == nil || !strings.Contains(err.Error(), "stays open until then") {
-		t.Errorf("may be ended: %v", err)
+	for _, closed := range []string{main, also} { // whichever it is
+		other := x.cfg
+		if closed == also {
+			other.Listen, other.AlsoListen = also, []string{main}
+		}
+		err := CheckEnd(t.Context(), other, r)
+		wantError(t, err, "the relay's own port "+main, "stays open until then")
 	}
 	if err := r.End(x.cfg.Cert); err != nil { // by hand, all the same
 		t.Fatal(err)
@@ -468,6 +436,6 @@ func TestRotationWithThePortTaken(t *testing.T) {
 	if err := x.rotation.follow(x.ctx, time.Now()); err == nil {
 		t.Error("a port that is taken was opened")
 	}
-	x.wantLogin(r.Listen, r.NewPin) // the only one that is left
+	x.wantLogin(r.Listen, r.NewPin) // for who has no other
 	squatter.Close()
 }
