@@ -338,6 +338,13 @@ func (u *authority) published(pin *cert.Certificate) *cert.Certificate {
 	return u.have[u.subjects[0]]
 }
 
+// showsPin reports whether clients are shown the pin.
+func (u *authority) showsPin() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.mode != acmeCA
+}
+
 // settle gives the first certificate its minute, and then reminds of one that
 // waits to be used, until ctx is done.
 func (u *authority) settle(ctx context.Context) error {

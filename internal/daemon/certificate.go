@@ -119,16 +119,20 @@ func (d *Daemon) certProblems() []string {
 	if d.source == nil {
 		return nil
 	}
-	now, cure := time.Now(), "restart the relay to see what to do about it"
+	now := time.Now()
+	expired, late := "restart the relay to see what to do about it", "change it by detour cert rotate, which takes a week"
 	if d.watch != nil {
-		cure = "replace its files, which are read again by themselves"
+		expired = "replace its files, which are read again by themselves"
+		late = expired
 	}
 	var list []string
 	for _, c := range d.source.Certificates() {
 		what := "the certificate for " + strings.Join(c.Names(), ", ")
 		switch {
 		case c.Expired(now):
-			list = append(list, fmt.Sprintf("%s expired on %s: clients refuse it; %s", what, c.NotAfter().Format(time.DateOnly), cure))
+			list = append(list, fmt.Sprintf("%s expired on %s: clients refuse it; %s", what, c.NotAfter().Format(time.DateOnly), expired))
+		case c.Late(now):
+			list = append(list, fmt.Sprintf("%s ends on %s UTC, and should have been renewed by now; %s", what, c.NotAfter().UTC().Format(time.DateTime), late))
 		case c.Early(now) && c.Mode() != cert.ModePin: // a pin works whatever the time
 			list = append(list, earlyText(what, c, now))
 		}

@@ -143,3 +143,41 @@ func TestFilesWithALateClock(t *testing.T) {
 		t.Errorf("health %+v, log:\n%s", h, b.log)
 	}
 }
+
+// Health is bad while there is still time to renew, in each mode.
+func TestHealthBeforeTheEnd(t *testing.T) {
+	for name, tt := range map[string]struct {
+		left time.Duration // of three months
+		want string
+	}{
+		"in time":  {10 * 24 * time.Hour, ""},
+		"late":     {8 * 24 * time.Hour, "should have been renewed by now; replace its files"},
+		"last day": {time.Hour, "should have been renewed by now; replace its files"},
+	} {
+		i := issue(t, acmeName, time.Now().Add(tt.left))
+		b := mustBuild(t, settings(t, func(c *config.Config) {
+			c.Hostname, c.CertMode, c.Cert, c.Key = acmeName, config.CertFiles, i.cert, i.key
+		}))
+		if h := b.Health(); h.OK != (tt.want == "") || !h.OK && !strings.Contains(h.Problems[0], tt.want) {
+			t.Errorf("%s: %+v", name, h)
+		}
+		b.Close()
+	}
+	for _, mode := range []string{config.CertPin, config.CertACME} {
+		c := acmeConfig(t)
+		if c.CertMode = mode; mode == config.CertPin {
+			c.ACMEName = nil
+		}
+		if err := os.MkdirAll(c.StateDir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		certPEM, keyPEM := selfSigned(t, acmeName, time.Now().AddDate(-10, 0, 0), time.Now().AddDate(0, 0, 29))
+		write(t, c.Cert, string(certPEM))
+		write(t, c.Key, string(keyPEM))
+		b := mustBuild(t, c)
+		if h := b.Health(); h.OK || !strings.Contains(h.Problems[0], "change it by detour cert rotate") {
+			t.Errorf("%s: %+v", mode, h)
+		}
+		b.Close()
+	}
+}

@@ -95,7 +95,8 @@ func (d *Daemon) Health() admin.Health {
 	}
 	if d.acme != nil {
 		h.Problems = append(h.Problems, d.acme.problems(time.Now())...)
-	} else {
+	}
+	if d.acme == nil || d.acme.showsPin() {
 		h.Problems = append(h.Problems, d.certProblems()...)
 	}
 	h.OK = len(h.Problems) == 0
