@@ -94,10 +94,16 @@ func (r *rotation) follow(ctx context.Context, now time.Time) error {
 			return err
 		}
 		r.phase = ""
+		r.entered("")
 	}
 	if want.Phase != "" && r.second == nil {
 		if err := r.openSecond(ctx, want); err != nil {
-			return err // a relay that starts like that has its own ports open
+			// A relay that starts like that has its own ports open, so that clients who find
+			// the second one closed come there.
+			if want.Phase == cert.PhaseBoth && errors.Is(err, errNoAuthorityCert) {
+				r.entered(want.Phase)
+			}
+			return err
 		}
 	}
 	if want.Phase != r.phase {
@@ -108,7 +114,15 @@ func (r *rotation) follow(ctx context.Context, now time.Time) error {
 		r.d.log.Info("the rotation of the certificate is at another step", "phase", want.Phase, "second_listen", want.Listen,
 			"hint", "detour cert show says what is next")
 	}
+	r.entered(want.Phase)
 	return r.retireUnused(want, now)
+}
+
+// entered has the kept map made anew when the ports are in another phase than before.
+func (r *rotation) entered(phase cert.Phase) {
+	if before := r.d.rotationPhase.Swap(&phase); before == nil && phase != "" || before != nil && *before != phase {
+		r.d.keeper.Poke()
+	}
 }
 
 // enter opens and closes what the phase asks for.

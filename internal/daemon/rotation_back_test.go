@@ -89,6 +89,9 @@ func TestRotationWithoutTheAuthority(t *testing.T) {
 				wantError(t, err, "no certificate from the authority", hint)
 			}
 			stuck("--back")
+			if x.rotationFollowed() {
+				t.Error("the kept map names a port that is closed")
+			}
 			x.wantLogin(main, pin) // who has the map with both comes here
 			if got := x.nodes(); len(got) != 1 || got[0] != node(r.Listen, "") {
 				t.Errorf("the map names %q", got)
@@ -100,6 +103,9 @@ func TestRotationWithoutTheAuthority(t *testing.T) {
 				t.Fatal(err)
 			}
 			stuck("--end")
+			if !x.rotationFollowed() {
+				t.Error("the kept map is not made anew after the way back")
+			}
 			if got := x.nodes(); len(got) != 2 || got[0] != node(r.Listen, "") || got[1] != node(main, pin) {
 				t.Errorf("the map names %q", got)
 			}
@@ -108,6 +114,9 @@ func TestRotationWithoutTheAuthority(t *testing.T) {
 				t.Fatal(err)
 			}
 			x.follow(time.Now())
+			if !x.rotationFollowed() {
+				t.Error("the kept map is not made anew at the end")
+			}
 			if got := x.nodes(); len(got) != 1 || got[0] != node(main, pin) {
 				t.Errorf("the map names %q", got)
 			}
