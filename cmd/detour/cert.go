@@ -84,9 +84,10 @@ func explainTrouble(ctx context.Context, out io.Writer, r cert.Rotation, cfg con
 	case cert.PhaseMoved:
 		way = "detour cert rotate --back has the relay open its own port with the old certificate again, and detour map name both."
 	case cert.PhaseClosing:
-		way = "Clients that have the new map come to the relay's own port."
+		way = "clients that have the new map come to the relay's own port; wait until all have it, then: detour cert rotate --end"
 	}
-	_, err := fmt.Fprintf(out, "\nBUT THAT IS NOT SO NOW: %v. %s\n", wrong, way)
+	what, _, _ := strings.Cut(wrong.Error(), "; hint: ") // which is for who goes on
+	_, err := fmt.Fprintf(out, "\nBUT THAT IS NOT SO NOW: %s.\nIs the relay running? Its log says what is wrong. If that cannot be mended: %s\n", what, way)
 	return err
 }
 

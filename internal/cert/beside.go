@@ -110,8 +110,12 @@ func ownFiles(certFile, keyFile string) (certInfo, keyInfo fs.FileInfo, err erro
 		if infos[i], err = os.Lstat(file); err != nil {
 			return nil, nil, readFault([]string{"certificate", "key"}[i], "--state-dir", file, err)
 		}
-		if !infos[i].Mode().IsRegular() {
-			return nil, nil, fault(file+" is a symbolic link or no file at all, and a rotation gives the new file its name, so that what it leads to would stay the old one",
+		switch mode := infos[i].Mode(); {
+		case mode.IsRegular():
+		case mode&fs.ModeSymlink == 0:
+			return nil, nil, fault(file+" is no file", "put it back from a backup")
+		default:
+			return nil, nil, fault(file+" is a symbolic link, and a rotation gives the new file its name, so that what it leads to would stay the old one",
 				fmt.Sprintf("put the file itself there, with its owner: cp -p --remove-destination \"$(readlink -f %[1]s)\" %[1]s", file))
 		}
 	}
