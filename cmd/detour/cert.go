@@ -260,6 +260,9 @@ func explainRotation(out io.Writer, r cert.Rotation, cfg config.Config) error {
 	if r.PublicPort != 0 {
 		port = fmt.Sprintf("%d (which leads to %s here)", r.PublicPort, port)
 	}
+	if r.PublicPort != 0 && !r.Proxied && r.Phase == cert.PhaseBoth {
+		text += "If a proxy leads to the old port and not a NAT, --withdraw would cut clients off: give this up by --end, and begin anew with --proxied.\n"
+	}
 	if r.Proxied {
 		text += map[cert.Phase]string{
 			cert.PhaseBoth:    "Before that last command, close the proxy's port for the old certificate, and leave the one for the new.\n",

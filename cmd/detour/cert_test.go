@@ -7,7 +7,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/detour-relay/detour/internal/cert"
 	"github.com/detour-relay/detour/internal/client"
+	"github.com/detour-relay/detour/internal/config"
 	"github.com/detour-relay/detour/internal/key"
 )
 
@@ -136,6 +138,30 @@ func eventually(t *testing.T, what string, ok func() bool) {
 		case <-limit:
 			t.Fatalf("waited in vain until %s", what)
 		case <-look.C:
+		}
+	}
+}
+
+// What a step means for a proxy in front is said with it, and what a NAT may be.
+func TestCertRotateBehindAProxy(t *testing.T) {
+	cfg := config.Config{Listen: ":443"}
+	for _, tt := range []struct {
+		r    cert.Rotation
+		want string
+	}{
+		{cert.Rotation{Phase: cert.PhaseBoth}, ""},
+		{cert.Rotation{Phase: cert.PhaseBoth, Place: cert.Place{PublicPort: 9}}, "begin anew with --proxied"},
+		{cert.Rotation{Phase: cert.PhaseBoth, Place: cert.Place{PublicPort: 9, Proxied: true}}, "close the proxy's port for the old certificate"},
+		{cert.Rotation{Phase: cert.PhaseMoved, Place: cert.Place{PublicPort: 9, Proxied: true}}, "must be closed by now"},
+		{cert.Rotation{Phase: cert.PhaseClosing, Place: cert.Place{PublicPort: 9, Proxied: true}}, "Open the proxy's port for the relay's own again"},
+	} {
+		tt.r.Listen = ":8444"
+		var out strings.Builder
+		if err := explainRotation(&out, tt.r, cfg); err != nil {
+			t.Fatal(err)
+		}
+		if got := out.String(); !strings.Contains(got, tt.want) || strings.Contains(got, "prox") != (tt.want != "") || strings.Contains(got, "%!") {
+			t.Errorf("%+v:\n%s\nwants %q", tt.r, got, tt.want)
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/detour-relay/detour/internal/cert"
 	"github.com/detour-relay/detour/internal/client"
 	"github.com/detour-relay/detour/internal/config"
 )
@@ -123,8 +124,12 @@ func TestStoredIsOfferedAgain(t *testing.T) {
 		keep(t, c, old)
 		k := newCourse(t, c)
 		k.want(acmePin, true, 0)
-		keep(t, c, issue(t, acmeName, time.Now().AddDate(0, 3, 0))) // as if the clock had been set
-		k.have[acmeName] = nil
+		certPEM, keyPEM := keep(t, c, issue(t, acmeName, time.Now().AddDate(0, 3, 0)))
+		held, err := cert.ParsePEM(acmeName, certPEM, keyPEM)
+		if err != nil {
+			t.Fatal(err)
+		}
+		k.have[acmeName] = held // as if it were the same, and the clock had been set
 		k.lookAgain()
 		k.want(acmeCA, true, 1)
 	})
