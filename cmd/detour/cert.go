@@ -65,9 +65,30 @@ func certShowCommand() *cobra.Command {
 		} else {
 			fmt.Fprintf(out, "new pin  %s\n\n", r.NewPin)
 		}
-		return explainRotation(out, r, cfg)
+		if err := explainRotation(out, r, cfg); err != nil {
+			return err
+		}
+		return explainTrouble(cmd.Context(), out, r, cfg)
 	}
 	return cmd
+}
+
+// explainTrouble says what of explainRotation is not so, at this moment.
+func explainTrouble(ctx context.Context, out io.Writer, r cert.Rotation, cfg config.Config) error {
+	wrong := daemon.CheckSecondPort(ctx, cfg, r)
+	if wrong == nil {
+		return nil
+	}
+	way := "detour cert rotate --end gives the rotation up."
+	switch r.Phase {
+	case cert.PhaseMoved:
+		way = "detour cert rotate --back has the relay open its own port with the old certificate again, and detour map name both."
+	case cert.PhaseClosing:
+		way = "clients that have the new map come to the relay's own port; wait until all have it, then: detour cert rotate --end"
+	}
+	what, _, _ := strings.Cut(wrong.Error(), "; hint: ") // which is for who goes on
+	_, err := fmt.Fprintf(out, "\nBUT THAT IS NOT SO NOW: %s.\nIs the relay running? Its log says what is wrong. If that cannot be mended: %s\n", what, way)
+	return err
 }
 
 const rotateHelp = `Change the pinned certificate for a new one without cutting anybody off. A client dials the first port of a region that
@@ -89,11 +110,14 @@ names the second port without a pin, and from --finish on the authority's certif
 The running relay follows each step within seconds, and no step disturbs who is connected. Only off Linux, where it has
 given up root (run_as) and its port is below 1024, does it have to be restarted after --finish. Let the second port in
 through firewalls first; with public_port, --published-as says which port leads to it. --end right after the first step
-gives the rotation up. ` + "`detour cert show`" + ` says what is next.`
+gives the rotation up; after the second, --back returns to the first, which opens the old port again. A proxy in front
+(proxy_protocol) takes connections for a port that the relay has closed: with --proxied you close the proxy's port when
+the command says so. ` + "`detour cert show`" + ` says what is next, and what is wrong.`
 
 func certRotateCommand() *cobra.Command {
 	var port, published uint16
-	var withdraw, finish, end bool
+	var proxied bool
+	var t turn
 	cmd := &cobra.Command{
 		Use:   "rotate",
 		Short: "Change the pinned certificate for a new one, step by step",
@@ -103,31 +127,35 @@ func certRotateCommand() *cobra.Command {
 	s := bindSettings(cmd)
 	cmd.Flags().Uint16Var(&port, "port", 0, "begin, with this TCP `port` for the new certificate")
 	cmd.Flags().Uint16Var(&published, "published-as", 0, "TCP `port` that clients dial for --port, where a NAT or docker has that lead there")
-	cmd.Flags().BoolVar(&withdraw, "withdraw", false, "close the port of the old certificate")
-	cmd.Flags().BoolVar(&finish, "finish", false, "open it again with the new certificate")
-	cmd.Flags().BoolVar(&end, "end", false, "close the second port, or give up right after the beginning")
-	cmd.MarkFlagsMutuallyExclusive("port", "withdraw", "finish", "end")
+	cmd.Flags().BoolVar(&proxied, "proxied", false, "a proxy takes the clients' connections, and I close and open its port when told to")
+	cmd.Flags().BoolVar(&t.withdraw, "withdraw", false, "close the port of the old certificate")
+	cmd.Flags().BoolVar(&t.back, "back", false, "open it again with the old certificate, as before --withdraw")
+	cmd.Flags().BoolVar(&t.finish, "finish", false, "open it again with the new certificate")
+	cmd.Flags().BoolVar(&t.end, "end", false, "close the second port, or give up right after the beginning")
+	cmd.MarkFlagsMutuallyExclusive("port", "withdraw", "back", "finish", "end")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg, err := s.load()
 		if err != nil {
 			return err
 		}
-		if !withdraw && !finish && !end && port == 0 {
+		switch {
+		case t == turn{} && port == 0:
 			return wrongUsage(cmd, "which step is it? Give --port, --withdraw, --finish or --end")
+		case (published != 0 || proxied) && port == 0:
+			return wrongUsage(cmd, "--published-as and --proxied belong to --port")
+		case port != 0:
+			return beginRotation(cmd.Context(), cmd.OutOrStdout(), cfg, port, cert.Place{PublicPort: int(published), Proxied: proxied})
 		}
-		if published != 0 && port == 0 {
-			return wrongUsage(cmd, "--published-as belongs to --port")
-		}
-		if port != 0 {
-			return beginRotation(cmd.Context(), cmd.OutOrStdout(), cfg, port, published)
-		}
-		return stepRotation(cmd.Context(), cmd.OutOrStdout(), cfg, withdraw, finish)
+		return t.take(cmd.Context(), cmd.OutOrStdout(), cfg)
 	}
 	return cmd
 }
 
-// stepRotation withdraws or finishes; told neither, it ends the rotation.
-func stepRotation(ctx context.Context, out io.Writer, cfg config.Config, withdraw, finish bool) error {
+// turn is a step after the first; one of them is set.
+type turn struct{ withdraw, back, finish, end bool }
+
+// take takes the step, and explains what is so then.
+func (t turn) take(ctx context.Context, out io.Writer, cfg config.Config) error {
 	r, err := cert.LoadRotation(cfg.Cert, cfg.Key)
 	if errors.Is(err, cert.ErrNoRotation) {
 		return fmt.Errorf("%w; hint: begin one with detour cert rotate --port PORT", err)
@@ -136,13 +164,15 @@ func stepRotation(ctx context.Context, out io.Writer, cfg config.Config, withdra
 		return err
 	}
 	switch {
-	case withdraw && r.Phase == cert.PhaseBoth:
+	case t.withdraw && r.Phase == cert.PhaseBoth:
 		if err = daemon.CheckSecondPort(ctx, cfg, r); err == nil {
 			r, err = r.Withdraw(cfg.Cert, time.Now())
 		}
-	case withdraw:
+	case t.withdraw:
 		err = cert.ErrWrongPhase
-	case finish:
+	case t.back:
+		r, err = r.Back(cfg.Cert, time.Now())
+	case t.finish:
 		r, err = r.Finish(cfg.Cert, cfg.Key, time.Now())
 	default:
 		if err = daemon.CheckEnd(ctx, cfg, r); err != nil {
@@ -154,7 +184,11 @@ func stepRotation(ctx context.Context, out io.Writer, cfg config.Config, withdra
 		}
 	}
 	if errors.Is(err, cert.ErrWrongPhase) {
-		return fmt.Errorf("%w; hint: detour cert show says which one it is at", err)
+		hint := "detour cert show says which one it is at"
+		if t.end && r.Phase == cert.PhaseMoved {
+			hint = "clients have nowhere else to go; --finish goes on, --back goes back, and after either --end will do"
+		}
+		return fmt.Errorf("%w; hint: %s", err, hint)
 	}
 	if err != nil {
 		return err
@@ -182,7 +216,7 @@ func awaitSecondPort(ctx context.Context, cfg config.Config, r cert.Rotation) (e
 	}
 }
 
-func beginRotation(ctx context.Context, out io.Writer, cfg config.Config, port, published uint16) error {
+func beginRotation(ctx context.Context, out io.Writer, cfg config.Config, port uint16, at cert.Place) error {
 	host, _, err := net.SplitHostPort(cfg.Listen)
 	if err != nil {
 		host = ""
@@ -196,7 +230,8 @@ func beginRotation(ctx context.Context, out io.Writer, cfg config.Config, port, 
 			return fmt.Errorf("--port %d is the relay's already; hint: name another port", port)
 		}
 	}
-	r, err := daemon.BeginRotation(cfg, cert.Place{Listen: net.JoinHostPort(host, strconv.Itoa(int(port))), PublicPort: int(published)})
+	at.Listen = net.JoinHostPort(host, strconv.Itoa(int(port)))
+	r, err := daemon.BeginRotation(cfg, at)
 	if errors.Is(err, cert.ErrRotating) {
 		return fmt.Errorf("%w; hint: detour cert show says how far it is", cert.ErrRotating)
 	}
@@ -224,6 +259,16 @@ func explainRotation(out io.Writer, r cert.Rotation, cfg config.Config) error {
 	_, port, _ := net.SplitHostPort(r.Listen)
 	if r.PublicPort != 0 {
 		port = fmt.Sprintf("%d (which leads to %s here)", r.PublicPort, port)
+	}
+	if r.PublicPort != 0 && !r.Proxied && r.Phase == cert.PhaseBoth {
+		text += "If a proxy leads to the old port and not a NAT, --withdraw would cut clients off: give this up by --end, and begin anew with --proxied.\n"
+	}
+	if r.Proxied {
+		text += map[cert.Phase]string{
+			cert.PhaseBoth:    "Before that last command, close the proxy's port for the old certificate, and leave the one for the new.\n",
+			cert.PhaseMoved:   "The proxy's port for the old certificate must be closed by now. It stays so until --finish (or --back) is done.\n",
+			cert.PhaseClosing: "Open the proxy's port for the relay's own again, before that map goes out. After --end, close the one for the second port.\n",
+		}[r.Phase]
 	}
 	if r.Phase == cert.PhaseClosing && daemon.ReopensByRestart(cfg) {
 		text = "Restart the relay now: it has given up root (run_as), without which it cannot open its port again.\n" + text

@@ -36,7 +36,7 @@ func (m *Manager) publish(ctx context.Context, s certmagic.Storage, subject, cer
 	}
 	if now := m.o.Now(); now.Before(leaf.NotBefore) {
 		m.say(CauseClock, subject, fmt.Sprintf("the certificate is valid from %s on, and this machine's clock says %s; "+
-			"hint: set the clock, best by NTP (timedatectl set-ntp true)",
+			"it is served all the same, since clients go by their own clocks; hint: set the clock, best by NTP (timedatectl set-ntp true)",
 			leaf.NotBefore.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339)))
 	}
 	m.succeeded(subject, leaf)

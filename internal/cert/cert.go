@@ -91,6 +91,19 @@ func (c *Certificate) Mode() Mode { return c.mode }
 // seconds and UTC.
 func (c *Certificate) NotAfter() time.Time { return c.leaf.NotAfter }
 
+// NotBefore returns the first moment at which the leaf is valid, in whole seconds
+// and UTC.
+func (c *Certificate) NotBefore() time.Time { return c.leaf.NotBefore }
+
+// Expired reports whether the leaf's time is over at now.
+func (c *Certificate) Expired(now time.Time) bool { return now.After(c.leaf.NotAfter) }
+
+// Early reports whether the leaf's time has not come at now. Whoever issued it made
+// it valid at once, so it is most likely the clock that is late, as that of a small
+// machine without a battery is at each start. Clients go by their own, so that such
+// a certificate may be served.
+func (c *Certificate) Early(now time.Time) bool { return now.Before(c.leaf.NotBefore) }
+
 // SelfSigned reports whether the chain is exactly one certificate that signs
 // itself. Only such a chain can be pinned: a client with a pin refuses every
 // certificate beyond the pinned one, apart from the meta certificate.

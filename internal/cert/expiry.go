@@ -14,6 +14,19 @@ const expiryEvery = time.Hour
 // expirySteps are the days left at which a certificate's end is logged.
 var expirySteps = [...]int{60, 30, 7, 1}
 
+// lateAt returns from when on a certificate should have been changed for another: with
+// a tenth of its life left, which is 30 days for one of many years, and one day for one
+// of a week.
+func (c *Certificate) lateAt() time.Time {
+	const day = 24 * time.Hour
+	life := c.leaf.NotAfter.Sub(c.leaf.NotBefore)
+	return c.leaf.NotAfter.Add(-max(min(life/10, 30*day), min(day, life/3)))
+}
+
+// Late reports whether the certificate's end is so near that whoever was to change it
+// for another has not.
+func (c *Certificate) Late(now time.Time) bool { return now.After(c.lateAt()) }
+
 // LogExpiry logs, at once and then when it comes to it, that a certificate which
 // is served has 60, 30, 7 or 1 days left, or none: each once for a certificate.
 // It blocks until ctx ends and then returns nil.

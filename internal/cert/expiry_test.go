@@ -81,3 +81,17 @@ func TestLogExpiryAtStart(t *testing.T) {
 		t.Errorf("logged, and %d remembered:\n%s", len(told), text)
 	}
 }
+
+func TestLate(t *testing.T) {
+	const day = 24 * time.Hour
+	for life, left := range map[time.Duration]time.Duration{
+		3650 * day: 30 * day, 90 * day: 9 * day, 6 * day: day, 3 * day: day, 36 * time.Hour: 12 * time.Hour, time.Hour: 20 * time.Minute,
+	} {
+		template := named("a.example")
+		template.NotBefore, template.NotAfter = testNow, testNow.Add(life)
+		c := &Certificate{leaf: issue(t, template, nil).leaf}
+		if at := c.NotAfter().Add(-left); c.Late(at) || !c.Late(at.Add(time.Second)) {
+			t.Errorf("of %v: late from %v before its end on, want %v", life, c.NotAfter().Sub(c.lateAt()), left)
+		}
+	}
+}

@@ -28,7 +28,8 @@ const (
 // (PKCS#8, PKCS#1 or SEC 1). Both may be in one file. It refuses, with the next
 // step in the error, what no client could use: files that cannot be read, are
 // larger than 1 MiB or damaged, an encrypted key, a key of another
-// certificate, and a leaf that is not valid at now.
+// certificate, and a leaf that has expired at now. One that is not valid yet is
+// taken: see Early.
 func LoadFiles(certFile, keyFile string, now time.Time) (*Certificate, error) {
 	certPEM, keyPEM, err := readPair(certFile, keyFile)
 	if err != nil {
@@ -44,26 +45,25 @@ func takeFiles(certFile, keyFile string, certPEM, keyPEM []byte, now time.Time) 
 		return nil, err
 	}
 	c.mode = ModeFiles
-	if err := c.checkDates(now, "renew it and give --cert and --key the new files"); err != nil {
+	if err := c.checkEnd(now, "renew it and give --cert and --key the new files"); err != nil {
 		return nil, err
 	}
 	return c, nil
 }
 
 // ParsePEM is LoadFiles for a pair that is held in memory because an ACME server
-// issued it. Name is what errors and figures call it by, such as its domain.
-func ParsePEM(name string, certPEM, keyPEM []byte, now time.Time) (*Certificate, error) {
+// issued it. Name is what errors and figures call it by, such as its domain. Its
+// dates are not judged: clients go by their own clocks, and nothing that could be
+// served in its place is better.
+func ParsePEM(name string, certPEM, keyPEM []byte) (*Certificate, error) {
 	c, err := parsePair(name, name, certPEM, keyPEM)
-	if err == nil {
-		c.mode = ModeACME
-		err = c.checkDates(now, "")
-	}
 	if h, ok := errors.AsType[*hinted](err); ok {
-		err = fault(h.what, "it came from an ACME server: let it be issued anew, and check this machine's clock, which says "+now.UTC().Format(time.RFC3339))
+		err = fault(h.what, "it came from an ACME server: let it be issued anew")
 	}
 	if err != nil {
 		return nil, err
 	}
+	c.mode = ModeACME
 	return c, nil
 }
 
@@ -77,22 +77,25 @@ func readPair(certFile, keyFile string) (certPEM, keyPEM []byte, err error) {
 	return certPEM, keyPEM, nil
 }
 
-// checkDates refuses a leaf that clients refuse at now; renew is the hint for
-// one that has expired.
-func (c *Certificate) checkDates(now time.Time, renew string) error {
-	stamp := func(t time.Time) string { return t.UTC().Format(time.RFC3339) }
-	switch {
-	case now.After(c.leaf.NotAfter):
-		return fault(fmt.Sprintf("certificate %s expired at %s", c.certFile, stamp(c.leaf.NotAfter)),
-			fmt.Sprintf("%s (this machine's clock says %s)", renew, stamp(now)))
-	case now.Before(c.leaf.NotBefore) && c.mode != ModePin:
-		// A pin certificate was begun by this machine's own clock, so it is the
-		// clock that is wrong now; clients go by theirs, and the relay can serve.
-		return fault(fmt.Sprintf("certificate %s is not valid before %s", c.certFile, stamp(c.leaf.NotBefore)),
-			fmt.Sprintf("this machine's clock says %s; set it, or wait", stamp(now)))
+// checkEnd refuses a leaf that has expired at now; renew is the hint.
+func (c *Certificate) checkEnd(now time.Time, renew string) error {
+	if !c.Expired(now) {
+		return nil
 	}
-	return nil
+	return fault(fmt.Sprintf("certificate %s expired at %s", c.certFile, stamp(c.leaf.NotAfter)),
+		fmt.Sprintf("%s (this machine's clock says %s)", renew, stamp(now)))
 }
+
+// checkBeginning refuses a leaf that is not valid yet at now.
+func (c *Certificate) checkBeginning(now time.Time) error {
+	if !c.Early(now) {
+		return nil
+	}
+	return fault(fmt.Sprintf("certificate %s is not valid before %s", c.certFile, stamp(c.leaf.NotBefore)),
+		fmt.Sprintf("this machine's clock says %s; set it, or wait", stamp(now)))
+}
+
+func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
 // readFile reads a regular file of at most maxFileSize bytes. What and flag
 // name its role in errors.
@@ -111,7 +114,7 @@ func readFile(path, what, flag string) ([]byte, error) {
 	case !info.Mode().IsRegular():
 		return nil, fault(fmt.Sprintf("read %s file %s: it is not a regular file", what, path), "give "+flag+" a file on disk, as it may be read again")
 	}
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|nonblock, 0) // it may be a pipe by now
 	if err != nil {
 		return nil, readFault(what, flag, path, err)
 	}

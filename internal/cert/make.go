@@ -8,6 +8,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"fmt"
+	"io/fs"
 	"math/big"
 	"net"
 	"net/netip"
@@ -131,13 +132,13 @@ func validDNSName(name string) bool {
 // as a full disk, comes before the first file has its name; and if something
 // fails later, the files that this call placed are taken away again. The caller holds
 // the lock and has seen that neither file exists.
-func placePair(certFile, keyFile string, certPEM, keyPEM []byte) (err error) {
-	key, err := stage(keyFile, keyPEM, 0o600)
+func placePair(certFile, keyFile string, certPEM, keyPEM []byte, likeCert, likeKey fs.FileInfo) (err error) {
+	key, err := stage(keyFile, keyPEM, 0o600, likeKey)
 	if err != nil {
 		return err
 	}
 	defer os.Remove(key) // fails once it is renamed, as it should
-	cert, err := stage(certFile, certPEM, 0o644)
+	cert, err := stage(certFile, certPEM, 0o644, likeCert)
 	if err != nil {
 		return err
 	}
@@ -165,8 +166,8 @@ func placePair(certFile, keyFile string, certPEM, keyPEM []byte) (err error) {
 }
 
 // stage writes data to a new file beside path, down to the disk, and returns
-// the new file's name.
-func stage(path string, data []byte, mode os.FileMode) (name string, err error) {
+// the new file's name. It belongs to the owner of like, if that is not nil.
+func stage(path string, data []byte, mode os.FileMode, like fs.FileInfo) (name string, err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*.tmp") // mode 0600
 	if err != nil {
 		return "", err
@@ -182,6 +183,7 @@ func stage(path string, data []byte, mode os.FileMode) (name string, err error) 
 	if _, err := f.Write(data); err != nil {
 		return "", err
 	}
+	giveOwner(f, like)
 	if err := f.Chmod(mode); err != nil {
 		return "", err
 	}

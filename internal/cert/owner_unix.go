@@ -3,18 +3,19 @@
 package cert
 
 import (
-	"os"
+	"io/fs"
 	"syscall"
 )
 
-// likeOwner gives path the owner of another file, as far as this user may: what
-// root makes beside the files of a relay that is not root must be readable to it.
-func likeOwner(path, other string) {
-	info, err := os.Stat(other)
-	if err != nil {
-		return
+// nonblock makes the opening of a pipe return at once, where it would wait for
+// somebody at the other end. It does nothing to files.
+const nonblock = syscall.O_NONBLOCK
+
+// ownerOf returns who owns a file.
+func ownerOf(info fs.FileInfo) (uid, gid int, ok bool) {
+	s, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0, 0, false
 	}
-	if s, ok := info.Sys().(*syscall.Stat_t); ok {
-		_ = os.Lchown(path, int(s.Uid), int(s.Gid)) // whoever may not is the owner already, or has no way
-	}
+	return int(s.Uid), int(s.Gid), true
 }

@@ -39,24 +39,30 @@ func LoadOrCreatePin(certFile, keyFile string, names []string, now time.Time) (c
 			return nil, false, writeFault(err)
 		}
 	}
-	unlock, err := lockFile(certFile + ".lock")
+	unlock, err := lockPair(certFile)
 	if err != nil {
-		return nil, false, writeFault(err)
+		return nil, false, err
 	}
 	defer unlock()
 	// With the lock held nobody is half way: look again, and believe it.
 	if c, err = LoadPin(certFile, keyFile, now); !errors.Is(err, ErrNoPin) {
 		return c, false, err
 	}
+	c, err = createPin(certFile, keyFile, names, now, nil, nil)
+	return c, err == nil, err
+}
+
+// createPin makes a pair where there is none, for the owners of two other files. The
+// caller holds the lock.
+func createPin(certFile, keyFile string, names []string, now time.Time, likeCert, likeKey fs.FileInfo) (*Certificate, error) {
 	certPEM, keyPEM, err := makePin(names, now)
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
-	if err := placePair(certFile, keyFile, certPEM, keyPEM); err != nil {
-		return nil, false, writeFault(err)
+	if err := placePair(certFile, keyFile, certPEM, keyPEM, likeCert, likeKey); err != nil {
+		return nil, writeFault(err)
 	}
-	c, err = LoadPin(certFile, keyFile, now)
-	return c, err == nil, err
+	return LoadPin(certFile, keyFile, now)
 }
 
 // LoadPin returns the pin certificate that LoadOrCreatePin made. It makes
@@ -100,7 +106,7 @@ func LoadPin(certFile, keyFile string, now time.Time) (*Certificate, error) {
 		return nil, fault(fmt.Sprintf("load the pin certificate %s: it is not one certificate signed by itself, and no other can be pinned", certFile),
 			"serve it with --cert-mode files --cert "+certFile+" --key "+keyFile+", or "+remake)
 	}
-	if err := c.checkDates(now, remake); err != nil {
+	if err := c.checkEnd(now, remake); err != nil {
 		return nil, err
 	}
 	return c, nil

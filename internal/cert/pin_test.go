@@ -251,7 +251,7 @@ func TestPinCannotWrite(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, _, err := LoadOrCreatePin(locked, locked+".key", nil, testNow)
-	wantError(t, err, "make the pin certificate: ", locked+".lock: is a directory", "; hint: let the user that runs detour write there")
+	wantError(t, err, "make the pin certificate: ", locked+".lock is no file", "; hint: let the user that runs detour write there")
 	same := filepath.Join(dir, "same")
 	_, _, err = LoadOrCreatePin(same, dir+"/./same", nil, testNow)
 	wantError(t, err, "are the same file", "; hint: give each a path")
@@ -263,7 +263,7 @@ func TestPinCannotWrite(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(taken, "x"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := placePair(taken, key, []byte("c"), []byte("k")); err == nil {
+	if err := placePair(taken, key, []byte("c"), []byte("k"), nil, nil); err == nil {
 		t.Fatal("a directory was replaced by the certificate")
 	}
 	if left, err := filepath.Glob(filepath.Join(dir, "*")); err != nil || len(left) != 1 || left[0] != taken {

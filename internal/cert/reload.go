@@ -30,6 +30,9 @@ func (p *watched) look(now time.Time) (next *Certificate, seen digest, err error
 		return nil, seen, nil
 	}
 	next, err = takeFiles(p.CertFile, p.KeyFile, certPEM, keyPEM, now)
+	if err == nil && !p.current.Early(now) && !p.current.Expired(now) {
+		err = next.checkBeginning(now) // there is a better one
+	}
 	switch {
 	case err != nil:
 		return nil, seen, p.explain(err)

@@ -185,4 +185,8 @@ func TestDatesAtReload(t *testing.T) {
 	b.clock.advance(days(1))
 	b.scan(false)
 	b.serves("a.example", next)
+	b.clock.advance(-days(300)) // back to when nothing that is there is valid
+	newest := put(days(2), days(9))
+	b.scan(true)
+	b.serves("a.example", newest)
 }

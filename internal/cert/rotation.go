@@ -4,10 +4,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 )
 
@@ -42,6 +43,9 @@ const RotationUnused = 7 * 24 * time.Hour
 type Place struct {
 	Listen     string `json:"listen"`                // as a listen setting
 	PublicPort int    `json:"public_port,omitempty"` // TCP port that clients dial for it; 0: that of Listen
+	// Proxied: a proxy takes the clients' connections, whether the relay's port is open
+	// or not, so that a person has to close the proxy's.
+	Proxied bool `json:"proxied,omitempty"`
 }
 
 // Rotation is the change of a pinned certificate for a new one, as it is kept
@@ -61,6 +65,7 @@ var (
 	ErrNoRotation  = errors.New("no rotation is under way")
 	ErrRotating    = errors.New("a rotation is under way already")
 	ErrWrongPhase  = errors.New("the rotation is not at that step")
+	errLocked      = errors.New("it is locked")
 	errBadRotation = errors.New("the rotation's file is damaged")
 )
 
@@ -74,6 +79,61 @@ func RotationFiles(certFile string) (state, nextCert, nextKey string) {
 // LoadRotation returns the rotation of the pair that is under way, or
 // ErrNoRotation. One that a crash interrupted is completed first.
 func LoadRotation(certFile, keyFile string) (Rotation, error) {
+	r, err := readRotation(certFile)
+	if err != nil || r.Phase != phaseSwapping {
+		return r, err
+	}
+	unlock, err := lockPair(certFile)
+	if err != nil {
+		return r, err
+	}
+	defer unlock()
+	return completed(certFile, keyFile)
+}
+
+// completed is LoadRotation for who holds the lock.
+func completed(certFile, keyFile string) (Rotation, error) {
+	r, err := readRotation(certFile)
+	if err == nil && r.Phase == phaseSwapping {
+		return r.swap(certFile, keyFile)
+	}
+	return r, err
+}
+
+// lockPair is held by whoever makes the pair or changes its rotation.
+func lockPair(certFile string) (unlock func(), err error) {
+	unlock, err = lockFile(certFile + ".lock")
+	switch {
+	case errors.Is(err, errLocked):
+		return nil, fault(err.Error(), "another detour is at work on "+certFile+": wait for it, or see which one it is with fuser "+certFile+".lock")
+	case err != nil:
+		return nil, writeFault(err)
+	}
+	return unlock, nil
+}
+
+// hold takes the lock for a step of r, if r is still what is kept. Another command
+// may have taken that step meanwhile: the error is ErrWrongPhase then.
+func (r Rotation) hold(certFile string, phases ...Phase) (unlock func(), err error) {
+	if !slices.Contains(phases, r.Phase) {
+		return nil, ErrWrongPhase
+	}
+	if unlock, err = lockPair(certFile); err != nil {
+		return nil, err
+	}
+	kept, err := readRotation(certFile)
+	if err == nil && (kept.Phase != r.Phase || kept.Place != r.Place || kept.NewPin != r.NewPin) || errors.Is(err, ErrNoRotation) {
+		err = ErrWrongPhase
+	}
+	if err != nil {
+		unlock()
+		return nil, err
+	}
+	return unlock, nil
+}
+
+// readRotation returns what is kept, also phaseSwapping.
+func readRotation(certFile string) (Rotation, error) {
 	state, _, _ := RotationFiles(certFile)
 	var r Rotation
 	data, err := readFile(state, "rotation", "--state-dir")
@@ -86,11 +146,13 @@ func LoadRotation(certFile, keyFile string) (Rotation, error) {
 	if err := json.Unmarshal(data, &r); err != nil {
 		return r, fmt.Errorf("%w: %s: %v; hint: put it back from a backup; without it the relay serves %s alone", errBadRotation, state, err, certFile)
 	}
+	if _, port, err := net.SplitHostPort(r.Listen); err != nil || port == "" || port == "0" || (r.NewPin == "") != r.Authority {
+		return r, fmt.Errorf("%w: %s: it names no second port, or not what is to be there; hint: put it back from a backup; without it the relay serves %s alone",
+			errBadRotation, state, certFile)
+	}
 	switch r.Phase {
-	case PhaseBoth, PhaseMoved, PhaseClosing:
+	case PhaseBoth, PhaseMoved, PhaseClosing, phaseSwapping:
 		return r, nil
-	case phaseSwapping:
-		return r.swap(certFile, keyFile)
 	}
 	return r, fmt.Errorf("%w: %s: there is no phase %q; hint: was it written by a newer Detour?", errBadRotation, state, r.Phase)
 }
@@ -98,7 +160,16 @@ func LoadRotation(certFile, keyFile string) (Rotation, error) {
 // BeginRotation makes a new pair for names and the state that says that it is
 // served at that place. It returns ErrRotating when there is one already.
 func BeginRotation(certFile, keyFile string, at Place, names []string, now time.Time) (Rotation, error) {
-	if _, err := LoadRotation(certFile, keyFile); !errors.Is(err, ErrNoRotation) {
+	certInfo, keyInfo, err := ownFiles(certFile, keyFile)
+	if err != nil {
+		return Rotation{}, err
+	}
+	unlock, err := lockPair(certFile)
+	if err != nil {
+		return Rotation{}, err
+	}
+	defer unlock()
+	if _, err := completed(certFile, keyFile); !errors.Is(err, ErrNoRotation) {
 		return Rotation{}, errors.Join(ErrRotating, err)
 	}
 	_, nextCert, nextKey := RotationFiles(certFile)
@@ -107,20 +178,22 @@ func BeginRotation(certFile, keyFile string, at Place, names []string, now time.
 			return Rotation{}, writeFault(err)
 		}
 	}
-	c, _, err := LoadOrCreatePin(nextCert, nextKey, names, now)
+	c, err := createPin(nextCert, nextKey, names, now, certInfo, keyInfo)
 	if err != nil {
 		return Rotation{}, err
 	}
-	os.Remove(nextCert + ".lock") // it is of no further use, and is made again when wanted
-	likeOwner(nextCert, certFile)
-	likeOwner(nextKey, keyFile)
 	r := Rotation{Phase: PhaseBoth, Place: at, Since: now.UTC().Truncate(time.Second), NewPin: c.Pin()}
 	return r, r.save(certFile)
 }
 
 // BeginAuthorityRotation is BeginRotation towards an authority's certificate.
 func BeginAuthorityRotation(certFile, keyFile string, at Place, now time.Time) (Rotation, error) {
-	if _, err := LoadRotation(certFile, keyFile); !errors.Is(err, ErrNoRotation) {
+	unlock, err := lockPair(certFile)
+	if err != nil {
+		return Rotation{}, err
+	}
+	defer unlock()
+	if _, err := completed(certFile, keyFile); !errors.Is(err, ErrNoRotation) {
 		return Rotation{}, errors.Join(ErrRotating, err)
 	}
 	r := Rotation{Phase: PhaseBoth, Place: at, Since: now.UTC().Truncate(time.Second), Authority: true}
@@ -129,10 +202,24 @@ func BeginAuthorityRotation(certFile, keyFile string, at Place, now time.Time) (
 
 // Withdraw goes on to PhaseMoved.
 func (r Rotation) Withdraw(certFile string, now time.Time) (Rotation, error) {
-	if r.Phase != PhaseBoth {
-		return r, ErrWrongPhase
+	unlock, err := r.hold(certFile, PhaseBoth)
+	if err != nil {
+		return r, err
 	}
+	defer unlock()
 	r.Phase, r.Since = PhaseMoved, now.UTC().Truncate(time.Second)
+	return r, r.save(certFile)
+}
+
+// Back returns from PhaseMoved to PhaseBoth: whichever of the two maps a client has,
+// both are true again.
+func (r Rotation) Back(certFile string, now time.Time) (Rotation, error) {
+	unlock, err := r.hold(certFile, PhaseMoved)
+	if err != nil {
+		return r, err
+	}
+	defer unlock()
+	r.Phase, r.Since = PhaseBoth, now.UTC().Truncate(time.Second)
 	return r, r.save(certFile)
 }
 
@@ -140,9 +227,11 @@ func (r Rotation) Withdraw(certFile string, now time.Time) (Rotation, error) {
 // old pair is kept beside it, with .old behind its name. With Authority no file
 // moves.
 func (r Rotation) Finish(certFile, keyFile string, now time.Time) (Rotation, error) {
-	if r.Phase != PhaseMoved {
-		return r, ErrWrongPhase
+	unlock, err := r.hold(certFile, PhaseMoved)
+	if err != nil {
+		return r, err
 	}
+	defer unlock()
 	if r.Authority {
 		r.Phase, r.Since = PhaseClosing, now.UTC().Truncate(time.Second)
 		return r, r.save(certFile)
@@ -153,9 +242,12 @@ func (r Rotation) Finish(certFile, keyFile string, now time.Time) (Rotation, err
 			return r, fmt.Errorf("the new certificate is not there: %w; hint: put %s and %s back from a backup", err, nextCert, nextKey)
 		}
 	}
+	if _, _, err := ownFiles(certFile, keyFile); err != nil {
+		return r, err
+	}
 	for _, file := range []string{certFile, keyFile} {
 		if err := copyFile(file, file+".old"); err != nil {
-			return r, writeFault(err)
+			return r, fault("keep the old certificate: "+err.Error(), "let this user read and write in "+filepath.Dir(file))
 		}
 	}
 	r.Phase, r.Since = phaseSwapping, now.UTC().Truncate(time.Second)
@@ -183,9 +275,11 @@ func (r Rotation) swap(certFile, keyFile string) (Rotation, error) {
 // End forgets the rotation, in PhaseBoth with the new pair and in PhaseClosing
 // without the second port.
 func (r Rotation) End(certFile string) error {
-	if r.Phase != PhaseBoth && r.Phase != PhaseClosing {
-		return ErrWrongPhase
+	unlock, err := r.hold(certFile, PhaseBoth, PhaseClosing)
+	if err != nil {
+		return err
 	}
+	defer unlock()
 	state, nextCert, nextKey := RotationFiles(certFile)
 	for _, file := range []string{state, nextCert, nextKey} {
 		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -201,50 +295,9 @@ func (r Rotation) save(certFile string) error {
 		return fmt.Errorf("encode the rotation: %w", err)
 	}
 	state, _, _ := RotationFiles(certFile)
-	return replaceFile(state, append(data, '\n'), 0o644)
-}
-
-// replaceFile puts data at path at once and whole.
-func replaceFile(path string, data []byte, mode os.FileMode) error {
-	staged, err := stage(path, data, mode)
+	like, err := os.Lstat(certFile)
 	if err != nil {
-		return writeFault(err)
+		like = nil // the one who writes owns it
 	}
-	defer os.Remove(staged) // fails once it is renamed, as it should
-	if err := os.Rename(staged, path); err != nil {
-		return writeFault(err)
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-// copyFile keeps a file of the relay's under another name beside it, with its
-// owner. The directory may belong to another user than the one who copies, who may
-// be root: what leads out of it is not followed.
-func copyFile(from, to string) error {
-	root, err := os.OpenRoot(filepath.Dir(from))
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	f, err := root.Open(filepath.Base(from))
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	if !info.Mode().IsRegular() {
-		return fmt.Errorf("%s is no file", from)
-	}
-	data, err := io.ReadAll(io.LimitReader(f, maxFileSize))
-	if err != nil {
-		return err
-	}
-	if err := replaceFile(to, data, info.Mode().Perm()); err != nil {
-		return err
-	}
-	likeOwner(to, from)
-	return nil
+	return replaceFile(state, append(data, '\n'), 0o644, like)
 }

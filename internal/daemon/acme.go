@@ -42,6 +42,7 @@ const (
 const (
 	acmeFirstWait = time.Minute    // for the first certificate, before the map with the pin is printed
 	acmeRemind    = 24 * time.Hour // between reminders that a certificate waits to be used
+	acmeLook      = time.Minute    // between looks whether what is stored has become of use
 )
 
 func acmeDir(c config.Config) string  { return filepath.Join(c.StateDir, "acme") }
@@ -116,6 +117,8 @@ type authority struct {
 	mu   sync.Mutex
 	mode acmeMode                     // guarded by mu
 	have map[string]*cert.Certificate // guarded by mu
+	// damaged is the error of each that is stored and cannot be served. Guarded by mu.
+	damaged map[string]string
 	// second serves them on the second port of a rotation; nil: there is none.
 	// Guarded by mu.
 	second func([]*cert.Certificate) error
@@ -131,7 +134,7 @@ func newAuthority(c config.Config, a derpmap.Addresses, log *slog.Logger) (*auth
 		return nil, err
 	}
 	names, ips := acmeNames(c, a)
-	u := &authority{cfg: c, log: log, mode: mode, have: map[string]*cert.Certificate{}, settled: make(chan struct{}), subjects: names}
+	u := &authority{cfg: c, log: log, mode: mode, have: map[string]*cert.Certificate{}, damaged: map[string]string{}, settled: make(chan struct{}), subjects: names}
 	for _, ip := range ips {
 		u.subjects = append(u.subjects, ip.String())
 	}
@@ -217,42 +220,28 @@ func replaceWithin(dir, name string, data []byte) error {
 	return root.Rename(staged, name)
 }
 
-// loadStored takes the certificates of the last run, so that not even the first
-// client of this one sees another.
-func (u *authority) loadStored() {
-	for _, s := range u.subjects {
-		if certPEM, keyPEM, err := acme.Stored(acmeDir(u.cfg), u.cfg.ACMEDirectory, s); err == nil {
-			u.take(s, certPEM, keyPEM)
-		}
-	}
-	u.changed = make(chan struct{}) // nobody has been told a map before
-}
-
-// take is given each certificate that there is, and serves it if clients expect one.
+// take is given each certificate that there is, and serves it if clients expect one,
+// whatever this machine's clock makes of its dates: theirs may be right.
 func (u *authority) take(subject string, certPEM, keyPEM []byte) {
-	c, err := cert.ParsePEM(subject, certPEM, keyPEM, time.Now())
-	if err != nil {
-		u.log.Error("cannot serve the authority's certificate", "name", subject, "err", err)
-		return
-	}
+	c, err := cert.ParsePEM(subject, certPEM, keyPEM)
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	first := u.have[u.subjects[0]] == nil
+	if err != nil {
+		if u.damaged[subject] != err.Error() { // said once
+			u.damaged[subject] = err.Error()
+			u.log.Error("cannot serve the authority's certificate", "name", subject, "err", err)
+		}
+		return
+	}
+	delete(u.damaged, subject)
+	first := !u.ready(time.Now())
 	u.have[subject] = c
 	if first && u.changed != nil { // not one that was there at the start, of which settle reminds
 		defer u.remindLocked()
 	}
-	wanted := u.mode == acmeNew || u.mode == acmePin && u.cfg.ACMESwitch
-	if wanted && u.have[u.subjects[0]] != nil {
-		was := u.mode
-		if err := u.setMode(acmeCA); err != nil {
-			u.log.Error("the authority's certificate is not served", "err", err)
-			return
-		}
-		u.log.Warn("from now on clients are shown the authority's certificate; maps must not carry a pin; hint: detour map prints the one to paste", "names", u.subjects)
-		if was == acmeNew {
-			close(u.settled)
-		}
+	if err := u.leavePin(); err != nil {
+		u.log.Error("the authority's certificate is not served", "err", err)
+		return
 	}
 	if u.second != nil {
 		if err := u.second(u.list()); err != nil {
@@ -267,15 +256,40 @@ func (u *authority) take(subject string, certPEM, keyPEM []byte) {
 	}
 }
 
+// ready reports whether there is a certificate that the pin may give way to: one
+// that has not expired. One whose time has not come is good, as the clock that says
+// so is wrong. The caller holds mu.
+func (u *authority) ready(now time.Time) bool {
+	c := u.have[u.subjects[0]]
+	return c != nil && !c.Expired(now)
+}
+
+// leavePin changes to acmeCA where that waits for nothing but a certificate, and
+// there is one. The caller holds mu, and serves it.
+func (u *authority) leavePin() error {
+	was := u.mode
+	if was == acmeCA || was == acmePin && !u.cfg.ACMESwitch || !u.ready(time.Now()) {
+		return nil
+	}
+	if err := u.setMode(acmeCA); err != nil {
+		return err
+	}
+	u.log.Warn("from now on clients are shown the authority's certificate; maps must not carry a pin; hint: detour map prints the one to paste", "names", u.subjects)
+	if was == acmeNew {
+		close(u.settled)
+	}
+	return nil
+}
+
 // errNoAuthorityCert is what a rotation to the authority's certificate waits for.
-var errNoAuthorityCert = errors.New("there is no certificate from the authority; hint: read the relay's log for why, or give the rotation up with detour cert rotate --end")
+var errNoAuthorityCert = errors.New("there is no certificate from the authority, or one that has expired")
 
 // lend gives begin what is to be served on the second port of a rotation. The
 // function that it returns is called with what takes its place later.
 func (u *authority) lend(begin func([]*cert.Certificate) (serve func([]*cert.Certificate) error, err error)) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.have[u.subjects[0]] == nil {
+	if !u.ready(time.Now()) {
 		return errNoAuthorityCert
 	}
 	serve, err := begin(u.list())
@@ -299,7 +313,7 @@ func (u *authority) changeOver() error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.have[u.subjects[0]] == nil {
-		return errNoAuthorityCert
+		return fmt.Errorf("%w; hint: read the relay's log for why", errNoAuthorityCert)
 	}
 	if err := u.setMode(acmeCA); err != nil {
 		return err
@@ -329,6 +343,13 @@ func (u *authority) published(pin *cert.Certificate) *cert.Certificate {
 	return u.have[u.subjects[0]]
 }
 
+// showsPin reports whether clients are shown the pin.
+func (u *authority) showsPin() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.mode != acmeCA
+}
+
 // settle gives the first certificate its minute, and then reminds of one that
 // waits to be used, until ctx is done.
 func (u *authority) settle(ctx context.Context) error {
@@ -336,6 +357,8 @@ func (u *authority) settle(ctx context.Context) error {
 	defer first.Stop()
 	remind := time.NewTicker(acmeRemind)
 	defer remind.Stop()
+	look := time.NewTicker(acmeLook)
+	defer look.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -347,6 +370,8 @@ func (u *authority) settle(ctx context.Context) error {
 			u.remind()
 		case <-remind.C:
 			u.remind()
+		case <-look.C:
+			u.lookAgain()
 		}
 	}
 }
@@ -375,7 +400,7 @@ func (u *authority) remind() {
 
 // remindLocked is remind for who holds mu.
 func (u *authority) remindLocked() {
-	if u.mode != acmePin || u.have[u.subjects[0]] == nil {
+	if u.mode != acmePin || !u.ready(time.Now()) {
 		return
 	}
 	if r, err := rotationOf(u.cfg); err == nil && r.Phase == "" {
@@ -399,7 +424,9 @@ func (u *authority) problems(now time.Time) []string {
 		switch {
 		case c == nil:
 			list = append(list, "there is no certificate for "+s+" from the authority: clients refuse what is shown in its place; see the log")
-		case now.After(c.NotAfter()):
+		case c.Early(now):
+			list = append(list, earlyText("the certificate of "+s, c, now))
+		case c.Expired(now):
 			list = append(list, "the certificate of "+s+" expired on "+c.NotAfter().Format(time.DateOnly)+": clients refuse it; see the log for why it was not renewed")
 		case c.NotAfter().Sub(now) < acme.RenewalWindow(s, c.Leaf().NotBefore, c.NotAfter())/3:
 			list = append(list, "the certificate of "+s+" ends on "+c.NotAfter().Format(time.DateTime)+" UTC and its renewal fails; see the log")
@@ -464,5 +491,5 @@ func ReadyToRotate(c config.Config) bool {
 	}
 	c.ACMESwitch = true // what it would be served then
 	next, err := loadACMECert(c)
-	return err == nil && next != nil
+	return err == nil && next != nil && !next.Expired(time.Now())
 }

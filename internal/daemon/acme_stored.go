@@ -43,17 +43,48 @@ func certified(c config.Config) ([]string, error) {
 	return names, nil
 }
 
-// storedCert is what the authority has given for a name; nil when there is none
-// that can be served. The map names no pin either way, and health says what is
-// missing.
+// storedCert is what the authority has given for a name, whatever its dates; nil
+// when there is none that can be read. The map names no pin either way, and health
+// says what is missing.
 func storedCert(c config.Config, name string) *cert.Certificate {
 	certPEM, keyPEM, err := acme.Stored(acmeDir(c), c.ACMEDirectory, name)
 	if err != nil {
 		return nil
 	}
-	one, err := cert.ParsePEM(name, certPEM, keyPEM, time.Now())
+	one, err := cert.ParsePEM(name, certPEM, keyPEM)
 	if err != nil {
 		return nil
 	}
 	return one
+}
+
+// loadStored takes the certificates of the last run, so that not even the first
+// client of this one sees another.
+func (u *authority) loadStored() {
+	for _, s := range u.subjects {
+		if certPEM, keyPEM, err := acme.Stored(acmeDir(u.cfg), u.cfg.ACMEDirectory, s); err == nil {
+			u.take(s, certPEM, keyPEM)
+		}
+		if c, now := u.have[s], time.Now(); c != nil && c.Early(now) {
+			u.log.Error(earlyText("the certificate of "+s, c, now))
+		}
+	}
+	u.changed = make(chan struct{}) // nobody has been told a map before
+}
+
+// lookAgain offers what is stored once more, where that may now be of use: it could
+// not be read before, or the clock was set and it has not expired after all.
+func (u *authority) lookAgain() {
+	for _, s := range u.subjects {
+		u.mu.Lock()
+		c := u.have[s]
+		waiting := c == nil || u.mode != acmeCA && (u.mode == acmeNew || u.cfg.ACMESwitch) && u.ready(time.Now())
+		u.mu.Unlock()
+		if !waiting {
+			continue
+		}
+		if certPEM, keyPEM, err := acme.Stored(acmeDir(u.cfg), u.cfg.ACMEDirectory, s); err == nil {
+			u.take(s, certPEM, keyPEM)
+		}
+	}
 }

@@ -2,8 +2,6 @@ package daemon
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
@@ -155,23 +153,24 @@ func (k *course) issue(life time.Duration) {
 
 func (k *course) issueFor(name string, life time.Duration) {
 	k.t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		k.t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), NotBefore: time.Now(), NotAfter: time.Now().Add(life), DNSNames: []string{name},
-	}
+	certPEM, keyPEM := selfSigned(k.t, name, time.Now(), time.Now().Add(life))
+	k.take(name, certPEM, keyPEM)
+}
+
+// selfSigned makes a certificate that signs itself.
+func selfSigned(t *testing.T, name string, from, to time.Time) (certPEM, keyPEM []byte) {
+	t.Helper()
+	key := newKey(t)
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: from, NotAfter: to, DNSNames: []string{name}}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
-		k.t.Fatal(err)
+		t.Fatal(err)
 	}
 	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
-		k.t.Fatal(err)
+		t.Fatal(err)
 	}
-	k.take(name, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
-		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}))
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})
 }
 
 func (k *course) want(mode acmeMode, settled bool, served int) {

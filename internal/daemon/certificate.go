@@ -26,6 +26,7 @@ func (d *Daemon) certificate() (*tls.Config, error) {
 			return nil, err
 		}
 	}
+	d.tellOfEarly(certs)
 	d.id.cert = cert.ForName(certs, d.cfg.Hostname)
 	o := cert.Options{
 		Certificate: certs[0], More: certs[1:], StrictSNI: d.cfg.StrictSNI, ServerKeyHex: d.id.serverKey.Hex(), Logger: d.log,
@@ -89,6 +90,11 @@ func certPairs(c config.Config) []cert.Pair {
 // map anew, as SIGHUP asks for. The other settings stay as they are.
 func (d *Daemon) Reload() {
 	d.reloadMap()
+	if d.acme != nil {
+		d.log.Info("looking again at what the authority has given; of the settings a reload takes those of the DERP map alone")
+		d.acme.lookAgain()
+		return
+	}
 	if d.watch == nil {
 		d.log.Info("the relay reads no certificate files that could be read again, and of the settings a reload takes those of the DERP map alone; restart to change others")
 		return
@@ -114,18 +120,41 @@ func (d *Daemon) certProblems() []string {
 	if d.source == nil {
 		return nil
 	}
-	now, cure := time.Now(), "restart the relay to see what to do about it"
+	now := time.Now()
+	expired, late := "restart the relay to see what to do about it", "change it by detour cert rotate, which takes a week"
 	if d.watch != nil {
-		cure = "replace its files, which are read again by themselves"
+		expired = "replace its files, which are read again by themselves"
+		late = expired
 	}
 	var list []string
 	for _, c := range d.source.Certificates() {
-		if now.After(c.NotAfter()) {
-			list = append(list, fmt.Sprintf("the certificate for %s expired on %s: clients refuse it; %s",
-				strings.Join(c.Names(), ", "), c.NotAfter().Format(time.DateOnly), cure))
+		what := "the certificate for " + strings.Join(c.Names(), ", ")
+		switch {
+		case c.Expired(now):
+			list = append(list, fmt.Sprintf("%s expired on %s: clients refuse it; %s", what, c.NotAfter().Format(time.DateOnly), expired))
+		case c.Late(now):
+			list = append(list, fmt.Sprintf("%s ends on %s UTC, and should have been renewed by now; %s", what, c.NotAfter().UTC().Format(time.DateTime), late))
+		case c.Early(now) && c.Mode() != cert.ModePin: // a pin works whatever the time
+			list = append(list, earlyText(what, c, now))
 		}
 	}
 	return list
+}
+
+// earlyText says that a certificate's time has not come, by this machine's clock.
+func earlyText(what string, c *cert.Certificate, now time.Time) string {
+	return fmt.Sprintf("%s is valid from %s on, and this machine's clock says %s: it is served, and clients with the right time take it, but "+
+		"nothing here can be relied on; set the clock, best by NTP (timedatectl set-ntp true)",
+		what, c.NotBefore().UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+}
+
+// tellOfEarly logs what certProblems says of certificates whose time has not come.
+func (d *Daemon) tellOfEarly(certs []*cert.Certificate) {
+	for _, c := range certs {
+		if now := time.Now(); c.Early(now) && c.Mode() != cert.ModePin {
+			d.log.Error(earlyText("the certificate for "+strings.Join(c.Names(), ", "), c, now))
+		}
+	}
 }
 
 // retireNameless moves a pinned certificate aside that holds no name at all, once

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -117,7 +118,7 @@ func (t *tally) counting(h listen.Handler) listen.Handler {
 }
 
 // openDoors opens what closeDoors has closed, and returns what serves those that
-// had to be bound again.
+// had to be bound again. One that cannot be opened keeps none of the others closed.
 func (d *Daemon) openDoors(ctx context.Context) (opened []part, err error) {
 	var shut []*entrance
 	d.doorsMu.Lock()
@@ -131,8 +132,10 @@ func (d *Daemon) openDoors(ctx context.Context) (opened []part, err error) {
 		door := e.Door
 		again := door.Wake() != nil
 		if again {
-			if door, err = listen.Listen(ctx, e.address, e.options); err != nil {
-				return opened, err
+			var failed error
+			if door, failed = listen.Listen(ctx, e.address, e.options); failed != nil {
+				err = cmp.Or(err, failed) // one line says enough
+				continue
 			}
 			_ = e.Close() // as it should be already, or cannot be woken
 		}
@@ -143,7 +146,7 @@ func (d *Daemon) openDoors(ctx context.Context) (opened []part, err error) {
 		}
 		d.doorsMu.Unlock()
 	}
-	return opened, nil
+	return opened, err
 }
 
 func (d *Daemon) listenHTTP(ctx context.Context) (err error) {

@@ -94,10 +94,15 @@ func (r *rotation) follow(ctx context.Context, now time.Time) error {
 			return err
 		}
 		r.phase = ""
-		r.d.rotationPhase.Store(nil)
+		r.entered("")
 	}
 	if want.Phase != "" && r.second == nil {
 		if err := r.openSecond(ctx, want); err != nil {
+			// A relay that starts like that has its own ports open, so that clients who find
+			// the second one closed come there.
+			if want.Phase == cert.PhaseBoth && errors.Is(err, errNoAuthorityCert) {
+				r.entered(want.Phase)
+			}
 			return err
 		}
 	}
@@ -106,17 +111,25 @@ func (r *rotation) follow(ctx context.Context, now time.Time) error {
 			return err
 		}
 		r.phase, r.used, r.told = want.Phase, now, ""
-		r.d.rotationPhase.Store(&want.Phase)
-		r.d.keeper.Poke()
 		r.d.log.Info("the rotation of the certificate is at another step", "phase", want.Phase, "second_listen", want.Listen,
 			"hint", "detour cert show says what is next")
 	}
+	r.entered(want.Phase)
 	return r.retireUnused(want, now)
+}
+
+// entered has the kept map made anew when the ports are in another phase than before.
+func (r *rotation) entered(phase cert.Phase) {
+	if before := r.d.rotationPhase.Swap(&phase); before == nil && phase != "" || before != nil && *before != phase {
+		r.d.keeper.Poke()
+	}
 }
 
 // enter opens and closes what the phase asks for.
 func (r *rotation) enter(ctx context.Context, want cert.Rotation) error {
 	switch want.Phase {
+	case cert.PhaseBoth:
+		return r.reopen(ctx) // what was withdrawn, and is not any more
 	case cert.PhaseMoved:
 		r.d.closeDoors()
 	case cert.PhaseClosing:
@@ -191,8 +204,7 @@ func (r *rotation) secondSource(want cert.Rotation) (source *cert.Source, err er
 		return cert.New(o)
 	}
 	if r.d.acme == nil {
-		return nil, errors.New("a rotation to an authority's certificate is under way, and cert_mode is not acme; " +
-			"hint: set it to acme, or give the rotation up with detour cert rotate --end")
+		return nil, errors.New("a rotation to an authority's certificate is under way, and cert_mode is not acme; hint: set it to acme" + orGiveUp(want.Phase))
 	}
 	err = r.d.acme.lend(func(certs []*cert.Certificate) (func([]*cert.Certificate) error, error) {
 		o.Certificate, o.More, o.Challenge = certs[0], certs[1:], r.d.acme.manager.TLSChallenge
@@ -201,7 +213,21 @@ func (r *rotation) secondSource(want cert.Rotation) (source *cert.Source, err er
 		}
 		return source.Replace, nil
 	})
+	if errors.Is(err, errNoAuthorityCert) {
+		err = fmt.Errorf("%w; hint: read the relay's log for why%s", err, orGiveUp(want.Phase))
+	}
 	return source, err
+}
+
+// orGiveUp ends a hint with the way out of a rotation, where there is one.
+func orGiveUp(phase cert.Phase) string {
+	switch phase {
+	case cert.PhaseBoth:
+		return ", or give the rotation up with detour cert rotate --end"
+	case cert.PhaseMoved:
+		return ". Clients that have the newest map cannot come meanwhile: detour cert rotate --back returns to the map with both ports, and --end then to the old one"
+	}
+	return "" // no client has the pin any more
 }
 
 // loadNext returns the certificate of the second port.
@@ -240,6 +266,11 @@ func (r *rotation) retireUnused(want cert.Rotation, now time.Time) error {
 	}
 	// That somebody has come to the second port shows that the map with both is out.
 	if want.Phase != cert.PhaseBoth || now.Sub(r.used) < cert.RotationUnused || r.logins.admitted.Load() == 0 {
+		return nil
+	}
+	if want.Proxied { // a person has to close the proxy's port
+		r.used = now // said once a week
+		r.d.log.Warn("the old certificate was not used for a week; hint: close the proxy's port for it, then: detour cert rotate --withdraw")
 		return nil
 	}
 	r.d.log.Warn("the old certificate was not used for a week, so the relay's port is closed until the rotation is finished; "+

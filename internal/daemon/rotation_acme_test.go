@@ -1,10 +1,8 @@
 package daemon
 
 import (
-	"context"
 	"crypto/tls"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -23,6 +21,7 @@ func keep(t *testing.T, c config.Config, i issued) (certPEM, keyPEM []byte) {
 	issuer := (&certmagic.ACMEIssuer{CA: c.ACMEDirectory}).IssuerKey()
 	for name, data := range map[string][]byte{
 		certmagic.StorageKeys.SiteCert(issuer, acmeName): certPEM, certmagic.StorageKeys.SitePrivateKey(issuer, acmeName): keyPEM,
+		certmagic.StorageKeys.SiteMeta(issuer, acmeName): []byte(`{"sans":["` + acmeName + `"]}`),
 	} {
 		if err := s.Store(t.Context(), name, data); err != nil {
 			t.Fatal(err)
@@ -40,15 +39,7 @@ func TestRotationToTheAuthority(t *testing.T) {
 	if err := b.acme.giveUpFirst(); err != nil { // no certificate in time: clients get the pin
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	x := &turned{bed: b, rotation: &rotation{d: b.Daemon}, ctx: ctx}
-	var parts sync.WaitGroup
-	for _, p := range b.parts() {
-		if p.name != "certificate rotation" && p.name != "ACME" && p.name != "certificate" {
-			parts.Go(func() { _ = p.serve(ctx) })
-		}
-	}
-	t.Cleanup(func() { cancel(); parts.Wait(); x.rotation.parts.Wait() })
+	x := followed(t, b)
 	c = b.Config()
 	main, pin := c.Listen, x.id.cert.Pin()
 	veteran, err := x.dial(main, pin)
@@ -64,7 +55,7 @@ func TestRotationToTheAuthority(t *testing.T) {
 	if _, err := BeginRotation(c, cert.Place{Listen: second}); err == nil || !strings.Contains(err.Error(), "no certificate yet") {
 		t.Errorf("begun without a certificate: %v", err)
 	}
-	i := issue(t, acmeName, time.Now().AddDate(0, 3, 0))
+	i := issue(t, acmeName, time.Now().AddDate(0, 0, 20))
 	certPEM, keyPEM := keep(t, c, i)
 	b.acme.take(acmeName, certPEM, keyPEM)
 	trusting := func(address string) {
@@ -114,6 +105,7 @@ func TestRotationToTheAuthority(t *testing.T) {
 	if err := CheckSecondPort(t.Context(), c, r); err != nil {
 		t.Error(err)
 	}
+	await(t, "its end is told, of the second port's", func() bool { return strings.Contains(b.log.String(), "a certificate will expire") })
 	trusting(second)
 	x.wantLogin(main, pin)
 	if got := x.nodes(); len(got) != 2 || got[0] != node(second, "") || got[1] != node(main, pin) {
@@ -171,6 +163,11 @@ func TestRotationToTheAuthority(t *testing.T) {
 		t.Fatal(err)
 	}
 	x.follow(time.Now())
+	b.acme.mu.Lock()
+	if b.acme.second != nil {
+		t.Error("certificates go on to a port that is closed")
+	}
+	b.acme.mu.Unlock()
 	trusting(main)
 	if m, err := readACMEMode(c); err != nil || m != acmeCA {
 		t.Errorf("mode %q, %v", m, err)

@@ -36,7 +36,7 @@ func turn(r *derpmap.Relay, rot cert.Rotation) {
 		return
 	}
 	for _, s := range spares { // the ports of TLS are closed
-		if s.Port == 0 {
+		if s.Port == 0 || !s.TLS {
 			r.Spare = append(r.Spare, s)
 		}
 	}
@@ -64,6 +64,10 @@ func rotationOf(c config.Config) (cert.Rotation, error) {
 
 // checkRotatable says why the certificate of these settings cannot be rotated.
 func checkRotatable(c config.Config) error {
+	if c.CertMode == config.CertPin && c.TLS && c.Listen != config.Off && !rotates(c) {
+		return fmt.Errorf("%s is not the relay's own pin.crt: under detour derper, and where --cert names it, the pair belongs to you, and is read again by itself; "+
+			"hint: put another pair in its place and the new map out at the same moment, which cuts off who still has the old map; detour serve without --cert rotates without that", c.Cert)
+	}
 	if !rotates(c) {
 		return errors.New("only a pinned certificate of the relay's own is rotated; hint: with --cert-mode files replace the files, which are read again by themselves")
 	}
@@ -82,12 +86,8 @@ func BeginRotation(c config.Config, at cert.Place) (cert.Rotation, error) {
 	if err := checkRotatable(c); err != nil {
 		return cert.Rotation{}, err
 	}
-	switch {
-	case c.PublicPort != 0 && at.PublicPort == 0:
-		return cert.Rotation{}, fmt.Errorf("clients dial another port (public_port %d) than the relay has, and so they will for the second one; "+
-			"hint: have a port lead to it, and name that with --published-as", c.PublicPort)
-	case at.PublicPort != 0 && at.PublicPort == dialledPort(c.Doors()[0]):
-		return cert.Rotation{}, fmt.Errorf("--published-as %d is the relay's own; hint: name the port that leads to the second one", at.PublicPort)
+	if err := checkPlace(c, at); err != nil {
+		return cert.Rotation{}, err
 	}
 	if c.RunAs != "" && portOf(at.Listen) < 1024 {
 		return cert.Rotation{}, errors.New("a relay that has given up root (run_as) cannot open a port below 1024; hint: take a higher one for --port")
@@ -103,6 +103,30 @@ func BeginRotation(c config.Config, at cert.Place) (cert.Rotation, error) {
 		return cert.Rotation{}, err
 	}
 	return cert.BeginRotation(c.Cert, c.Key, at, certNames(c, publishedAddrs(c, interfaces)), time.Now())
+}
+
+// checkPlace says why the second port cannot be there.
+func checkPlace(c config.Config, at cert.Place) error {
+	if c.PublicPort != 0 && at.PublicPort == 0 {
+		return fmt.Errorf("clients dial another port (public_port %d) than the relay has, and so they will for the second one; "+
+			"hint: have a port lead to it, and name that with --published-as", c.PublicPort)
+	}
+	flag := "--port"
+	if at.PublicPort != 0 {
+		flag = "--published-as"
+	}
+	for _, d := range c.Doors() {
+		if dialledPort(d) == secondPort(at) {
+			return fmt.Errorf("%s %d is the relay's own already (%s %s); hint: name the port that leads to the second one, and no other of the relay's",
+				flag, secondPort(at), d.Setting, d.Address)
+		}
+		if d.TLS && len(d.ProxyProtocol) > 0 && !at.Proxied {
+			return fmt.Errorf("%s %s is behind a proxy (proxy_protocol), which goes on taking connections for a port that the relay has closed, and clients "+
+				"that connect to it do not try the next one; hint: if you close the proxy's port yourself when the command says so, add --proxied; see docs/certificates.md",
+				d.Setting, d.Address)
+		}
+	}
+	return nil
 }
 
 // beginAuthorityRotation begins the change from the pin to the certificate that
@@ -123,8 +147,16 @@ func beginAuthorityRotation(c config.Config, at cert.Place) (cert.Rotation, erro
 	if err != nil {
 		return cert.Rotation{}, err
 	}
-	if len(names) == 0 || storedCert(c, names[0]) == nil {
+	var stored *cert.Certificate
+	if len(names) > 0 {
+		stored = storedCert(c, names[0])
+	}
+	switch now := time.Now(); {
+	case stored == nil:
 		return cert.Rotation{}, errors.New("the certificate authority has given no certificate yet; hint: the relay's log says why")
+	case stored.Expired(now):
+		return cert.Rotation{}, fmt.Errorf("the certificate of the authority expired on %s (this machine's clock says %s); hint: the relay's log says why it is not renewed",
+			stored.NotAfter().Format(time.DateTime), now.UTC().Format(time.DateTime))
 	}
 	return cert.BeginAuthorityRotation(c.Cert, c.Key, at, time.Now())
 }
@@ -140,7 +172,7 @@ func CheckSecondPort(ctx context.Context, c config.Config, r cert.Rotation) erro
 	if err != nil {
 		return err
 	}
-	leaf, err := shownAt(ctx, r.Listen, c)
+	leaf, err := shownAt(ctx, r.Listen, c.Doors()[0].ProxyProtocol, c.Hostname)
 	switch {
 	case err != nil:
 		return fmt.Errorf("the second port %s does not answer: %w; hint: %s", r.Listen, err, hint)
@@ -164,7 +196,7 @@ func wantedAfter(c config.Config, r cert.Rotation) (hashes []string, err error) 
 	return hashes, err
 }
 
-// CheckEnd says why a rotation cannot be ended: the relay's own port does not show
+// CheckEnd says why a rotation cannot be ended: one of the relay's own ports does not show
 // what the rotation came to, and without the second one clients would have nowhere
 // to go.
 func CheckEnd(ctx context.Context, c config.Config, r cert.Rotation) error {
@@ -176,12 +208,17 @@ func CheckEnd(ctx context.Context, c config.Config, r cert.Rotation) error {
 	if err != nil {
 		return err
 	}
-	leaf, err := shownAt(ctx, c.Listen, c)
-	switch {
-	case err != nil:
-		return fmt.Errorf("the relay's own port %s does not answer: %w; hint: %s", c.Listen, err, hint)
-	case !slices.Contains(wanted, cert.PinOf(leaf)):
-		return fmt.Errorf("the relay's own port %s shows another certificate (%s) than the new one; hint: %s", c.Listen, cert.PinOf(leaf), hint)
+	for _, d := range c.Doors() {
+		if !d.TLS || portOf(d.Address) == 0 {
+			continue
+		}
+		leaf, err := shownAt(ctx, d.Address, d.ProxyProtocol, c.Hostname)
+		switch {
+		case err != nil:
+			return fmt.Errorf("the relay's own port %s does not answer: %w; hint: %s", d.Address, err, hint)
+		case !slices.Contains(wanted, cert.PinOf(leaf)):
+			return fmt.Errorf("the relay's own port %s shows another certificate (%s) than the new one; hint: %s", d.Address, cert.PinOf(leaf), hint)
+		}
 	}
 	if !r.Authority {
 		return nil
@@ -192,9 +229,9 @@ func CheckEnd(ctx context.Context, c config.Config, r cert.Rotation) error {
 	return nil
 }
 
-// shownAt returns the certificate that a TLS port of a relay with these settings
-// shows on this machine, whosever it is.
-func shownAt(ctx context.Context, listen string, c config.Config) (*x509.Certificate, error) {
+// shownAt returns the certificate that a TLS port shows on this machine for a name,
+// whosever it is. Proxies are the networks that have to begin with a PROXY header.
+func shownAt(ctx context.Context, listen string, proxies []netip.Prefix, name string) (*x509.Certificate, error) {
 	target := listen
 	if host, port, err := net.SplitHostPort(target); err == nil {
 		if ip, err := netip.ParseAddr(host); host == "" || err == nil && ip.IsUnspecified() {
@@ -213,8 +250,8 @@ func shownAt(ctx context.Context, listen string, c config.Config) (*x509.Certifi
 	}
 	defer conn.Close()
 	if from, err := netip.ParseAddrPort(conn.LocalAddr().String()); err == nil {
-		for _, proxies := range c.Doors()[0].ProxyProtocol {
-			if proxies.Contains(from.Addr().Unmap()) { // this machine is one of the proxies
+		for _, network := range proxies {
+			if network.Contains(from.Addr().Unmap()) { // this machine is one of the proxies
 				if _, err := io.WriteString(conn, "PROXY UNKNOWN\r\n"); err != nil {
 					return nil, err
 				}
@@ -222,7 +259,7 @@ func shownAt(ctx context.Context, listen string, c config.Config) (*x509.Certifi
 			}
 		}
 	}
-	client := tls.Client(conn, &tls.Config{InsecureSkipVerify: true, ServerName: c.Hostname})
+	client := tls.Client(conn, &tls.Config{InsecureSkipVerify: true, ServerName: name})
 	if err := client.HandshakeContext(ctx); err != nil {
 		return nil, err
 	}

@@ -2,10 +2,9 @@ package daemon
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
-	"io"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -15,6 +14,7 @@ import (
 	"github.com/detour-relay/detour/internal/cert"
 	"github.com/detour-relay/detour/internal/client"
 	"github.com/detour-relay/detour/internal/config"
+	"github.com/detour-relay/detour/internal/key"
 )
 
 // turned is a relay whose rotation is driven by the test, and what it needs.
@@ -33,11 +33,17 @@ func runTurned(t *testing.T, change ...func(*config.Config)) *turned {
 			f(c)
 		}
 	}))
+	return followed(t, b)
+}
+
+// followed runs every part of b but those that change its certificate by themselves.
+func followed(t *testing.T, b *bed) *turned {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	x := &turned{bed: b, rotation: &rotation{d: b.Daemon}, ctx: ctx}
 	var parts sync.WaitGroup
 	for _, p := range b.parts() {
-		if p.name != "certificate rotation" {
+		if p.name != "certificate rotation" && p.name != "ACME" && p.name != "certificate" {
 			parts.Go(func() { _ = p.serve(ctx) })
 		}
 	}
@@ -197,11 +203,33 @@ func TestRotationOfAnUnusedPort(t *testing.T) {
 	x.follow(start.Add(cert.RotationUnused + 3*time.Minute)) // the last use
 	last := start.Add(2*cert.RotationUnused + 4*time.Minute)
 	x.follow(last) // nobody has come to the second port: the map with it may not be out
+	both := func(why string) {
+		t.Helper()
+		if kept, err := cert.LoadRotation(x.cfg.Cert, x.cfg.Key); err != nil || kept.Phase != cert.PhaseBoth {
+			t.Fatalf("%s: %+v, %v", why, kept, err)
+		}
+	}
+	both("nobody has come to the second port")
 	comes(3)
 	x.wantLogin(second, r.NewPin)
 	await(t, "somebody has come to the second port", func() bool { return x.rotation.logins.admitted.Load() == 1 })
 	x.follow(last)
-	last = last.Add(cert.RotationUnused + time.Minute)
+	stays, err := x.dial(x.cfg.Listen, x.id.cert.Pin())
+	if err != nil {
+		t.Fatal(err)
+	}
+	await(t, "it is there", func() bool { return x.logins.present.Load() == 1 })
+	for range 2 { // it has logged in once, and is there for weeks
+		last = last.Add(cert.RotationUnused + time.Minute)
+		x.follow(last)
+	}
+	both("somebody is there")
+	stays.Close()
+	await(t, "it is gone", func() bool { return x.logins.present.Load() == 0 })
+	last = last.Add(cert.RotationUnused - time.Minute)
+	x.follow(last)
+	both("somebody was there in that week")
+	last = last.Add(2 * time.Minute)
 	x.follow(last)
 	x.follow(last)
 	if c, err := net.Dial("tcp", x.cfg.Listen); err == nil {
@@ -281,6 +309,14 @@ func TestRotationOfAPublishedPort(t *testing.T) {
 	at.PublicPort = 4430
 	_, err = BeginRotation(b.cfg, at)
 	wantError(t, err, "--published-as 4430 is the relay's own")
+	at.PublicPort = 9443
+	also := b.cfg
+	also.AlsoListen = []string{"127.0.0.1:21465,public_port=9443"}
+	_, err = BeginRotation(also, at)
+	wantError(t, err, "--published-as 9443 is the relay's own already (also_listen")
+	also.PublicPort = 0
+	_, err = BeginRotation(also, cert.Place{Listen: "127.0.0.1:9443"})
+	wantError(t, err, "--port 9443 is the relay's own already (also_listen")
 	at.PublicPort = 8444
 	r, err := BeginRotation(b.cfg, at)
 	if err != nil {
@@ -297,58 +333,75 @@ func TestRotationOfAPublishedPort(t *testing.T) {
 	}
 }
 
-// The second port is a door like the first: proxies must name their clients there,
-// and no certificate is shown for a name that none is for.
-func TestSecondPortIsAsStrict(t *testing.T) {
-	x := runTurned(t, func(c *config.Config) {
-		c.Hostname, c.StrictSNI, c.ProxyProtocol = "relay.example", true, []string{"127.0.0.0/8"}
-	})
-	second := freePort(t)
-	r, err := BeginRotation(x.cfg, cert.Place{Listen: second})
+// A port without TLS stays open all the time, and in the map.
+func TestRotationBesideAPlainPort(t *testing.T) {
+	b := mustBuild(t, settings(t, func(c *config.Config) {
+		open(c)
+		c.AlsoListen = []string{"127.0.0.1:0,tls=off,map=on,public_port=8080", "127.0.0.1:0,public_port=8445"}
+	}))
+	x := &turned{bed: b}
+	r, err := BeginRotation(b.cfg, cert.Place{Listen: "127.0.0.1:8444"})
 	if err != nil {
 		t.Fatal(err)
 	}
+	old := x.nodes()
+	if r, err = r.Withdraw(b.cfg.Cert, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if got := x.nodes(); len(old) != 4 || len(got) != 2 || got[0] != "8444 "+r.NewPin || got[1] != "8080 " {
+		t.Errorf("the map names %q, and %q before", got, old)
+	}
+}
+
+// A damaged state changes nothing that clients are shown, and everybody is told.
+func TestRotationDamagedAtStart(t *testing.T) {
+	c := settings(t, open)
+	first := mustBuild(t, c)
+	old := first.id.cert.Pin()
+	first.Close()
+	state, _, _ := cert.RotationFiles(c.Cert)
+	write(t, state, "{")
+	x := followed(t, mustBuild(t, c))
+	wantError(t, x.rotation.follow(x.ctx, time.Now()), "damaged", state)
+	o := client.Options{Host: "127.0.0.1", Addr: x.cfg.Listen, CertName: old, Key: key.NewPrivate()}
+	d, err := client.Dial(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.Close()
+	_, _, err = x.Map(false)
+	wantError(t, err, "damaged", state)
+	at := x.cfg
+	_, err = BeginRotation(at, cert.Place{Listen: "127.0.0.1:8444"})
+	if err == nil || !strings.Contains(err.Error(), "damaged") {
+		t.Errorf("begun: %v", err)
+	}
+	if err := os.Remove(state); err != nil {
+		t.Fatal(err)
+	}
 	x.follow(time.Now())
-	for _, tt := range []struct {
-		header, name string
-		shown        bool
-	}{
-		{"PROXY TCP4 203.0.113.9 203.0.113.7 4711 443\r\n", "relay.example", true},
-		{"PROXY TCP4 203.0.113.9 203.0.113.7 4711 443\r\n", "other.example", false},
-		{"", "relay.example", false},
-	} {
-		conn, err := net.Dial("tcp", second)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := io.WriteString(conn, tt.header); err != nil {
-			t.Fatal(err)
-		}
-		client := tls.Client(conn, &tls.Config{InsecureSkipVerify: true, ServerName: tt.name})
-		err = client.Handshake()
-		if tt.shown != (err == nil) || tt.shown && cert.PinOf(client.ConnectionState().PeerCertificates[0]) != r.NewPin {
-			t.Errorf("header %q, name %q: %v", tt.header, tt.name, err)
-		}
-		conn.Close()
-	}
-	if err := CheckSecondPort(t.Context(), x.cfg, r); err != nil {
-		t.Error(err)
-	}
+	x.wantLogin(x.cfg.Listen, old)
+}
+
+// Under derper's command line the pair has another name and is the operator's.
+func TestNoRotationOfAnothersPin(t *testing.T) {
+	c := settings(t, func(c *config.Config) {
+		c.CertMode, c.Cert, c.Key = config.CertPin, "/etc/ssl/203.0.113.7.crt", "/etc/ssl/203.0.113.7.key"
+	})
+	_, err := BeginRotation(c, cert.Place{Listen: "127.0.0.1:8444"})
+	wantError(t, err, "/etc/ssl/203.0.113.7.crt is not the relay's own pin.crt", "detour derper", "at the same moment")
 }
 
 // The second port stays until the relay's own one shows the new certificate: else
 // clients would have nowhere to go.
 func TestRotationWithThePortTaken(t *testing.T) {
-	x := runTurned(t)
-	main := x.cfg.Listen
+	x := runTurned(t, func(c *config.Config) { c.AlsoListen = []string{"127.0.0.1:0"} })
+	main, also := x.cfg.Listen, x.cfg.Doors()[1].Address
 	r, err := BeginRotation(x.cfg, cert.Place{Listen: freePort(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	x.follow(time.Now())
-	if x.rotation.second.Stats().Accepted != 0 || x.doors[0].options.Limits == nil {
-		t.Fatal("the bed is not as it should be")
-	}
 	if r, err = r.Withdraw(x.cfg.Cert, time.Now()); err != nil {
 		t.Fatal(err)
 	}
@@ -364,9 +417,15 @@ func TestRotationWithThePortTaken(t *testing.T) {
 	if err := x.rotation.follow(x.ctx, time.Now()); err == nil {
 		t.Error("a port that is taken was opened")
 	}
+	x.wantLogin(also, r.NewPin) // the other one was
 	squatter.Close()
-	if err := CheckEnd(t.Context(), x.cfg, r); err == nil || !strings.Contains(err.Error(), "stays open until then") {
-		t.Errorf("may be ended: %v", err)
+	for _, closed := range []string{main, also} { // whichever it is
+		other := x.cfg
+		if closed == also {
+			other.Listen, other.AlsoListen = also, []string{main}
+		}
+		err := CheckEnd(t.Context(), other, r)
+		wantError(t, err, "the relay's own port "+main, "stays open until then")
 	}
 	if err := r.End(x.cfg.Cert); err != nil { // by hand, all the same
 		t.Fatal(err)
@@ -377,6 +436,6 @@ func TestRotationWithThePortTaken(t *testing.T) {
 	if err := x.rotation.follow(x.ctx, time.Now()); err == nil {
 		t.Error("a port that is taken was opened")
 	}
-	x.wantLogin(r.Listen, r.NewPin) // the only one that is left
+	x.wantLogin(r.Listen, r.NewPin) // for who has no other
 	squatter.Close()
 }

@@ -97,7 +97,8 @@ func (d *Daemon) Health() admin.Health {
 	}
 	if d.acme != nil {
 		h.Problems = append(h.Problems, d.acme.problems(time.Now())...)
-	} else {
+	}
+	if d.acme == nil || d.acme.showsPin() {
 		h.Problems = append(h.Problems, d.certProblems()...)
 	}
 	h.Problems = append(h.Problems, d.keeper.Problems(time.Now())...)

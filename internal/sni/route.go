@@ -25,7 +25,8 @@ import (
 
 const (
 	dialLimit = 10 * time.Second // for the target to take the connection
-	logEvery  = time.Minute      // for targets that fail
+	logEvery  = time.Minute      // for targets that fail, and connections that are too many
+	mostOpen  = 4096             // connections that are handed on at once
 )
 
 // Route says where connections for one name go.
@@ -43,6 +44,7 @@ type Options struct {
 	// Own is the relay's own name, which no route with a wildcard takes away. May
 	// be empty.
 	Own    string
+	Most   int          // connections that are handed on at once, of which each holds two sockets; 0: 4,096
 	Logger *slog.Logger // hears of targets that fail. nil: nobody does
 }
 
@@ -51,18 +53,22 @@ type Router struct {
 	exact    map[string]*Route
 	wildcard map[string]*Route // by what follows the "*"
 	own      string
+	most     int64
 	logger   *slog.Logger
 	failing  rate.Sometimes
 
-	routed, failed, idle, toClients, toTargets atomic.Uint64
-	open                                       atomic.Int64
+	routed, failed, full, idle, toClients, toTargets atomic.Uint64
+	open                                             atomic.Int64
 }
 
 // New returns a Router. Of two routes for one name the first counts.
 func New(o Options) *Router {
 	r := &Router{
-		exact: map[string]*Route{}, wildcard: map[string]*Route{}, own: normal(o.Own), logger: o.Logger,
+		exact: map[string]*Route{}, wildcard: map[string]*Route{}, own: normal(o.Own), most: int64(o.Most), logger: o.Logger,
 		failing: rate.Sometimes{First: 1, Interval: logEvery},
+	}
+	if r.most == 0 {
+		r.most = mostOpen
 	}
 	if r.logger == nil {
 		r.logger = slog.New(slog.DiscardHandler)
@@ -81,7 +87,8 @@ func New(o Options) *Router {
 
 // Look reads the beginning of raw, within the deadline that raw has. When the
 // name that it asks for has a route, forward serves the connection until it ends
-// or ctx is done: it clears the deadline, calls ready once the target is there,
+// or ctx is done: it clears the deadline, calls ready once the target is there (or ends at once when too
+// many are open),
 // and leaves it to the caller to close raw. Otherwise forward is nil, and ahead is
 // what was read.
 func (r *Router) Look(raw net.Conn) (ahead []byte, forward func(ctx context.Context, ready func())) {
@@ -92,8 +99,14 @@ func (r *Router) Look(raw net.Conn) (ahead []byte, forward func(ctx context.Cont
 	}
 	r.routed.Add(1)
 	return nil, func(ctx context.Context, ready func()) {
-		r.open.Add(1)
 		defer r.open.Add(-1)
+		if r.open.Add(1) > r.most {
+			r.full.Add(1)
+			r.failing.Do(func() {
+				r.logger.Warn("too many connections are handed on by sni_route; further ones are closed", "most", r.most, "closed", r.full.Load())
+			})
+			return
+		}
 		r.forward(ctx, raw, first, route, ready)
 	}
 }
@@ -120,6 +133,7 @@ func normal(name string) string { return strings.ToLower(strings.TrimSuffix(name
 type Stats struct {
 	Routed       uint64 `json:"routed"`           // connections whose name has a route
 	Failed       uint64 `json:"failed"`           // of them, those whose target could not be reached
+	RefusedFull  uint64 `json:"refused_full"`     // of them, those that were closed because too many were open
 	Idle         uint64 `json:"idle"`             // ended because nothing moved for too long
 	BytesClients uint64 `json:"bytes_to_clients"` // of connections that have ended
 	BytesTargets uint64 `json:"bytes_to_targets"` // the same
@@ -129,7 +143,7 @@ type Stats struct {
 // Stats returns the counts. Each is exact; together they are no snapshot.
 func (r *Router) Stats() Stats {
 	return Stats{
-		Routed: r.routed.Load(), Failed: r.failed.Load(), Idle: r.idle.Load(), Open: r.open.Load(),
+		Routed: r.routed.Load(), Failed: r.failed.Load(), RefusedFull: r.full.Load(), Idle: r.idle.Load(), Open: r.open.Load(),
 		BytesClients: r.toClients.Load(), BytesTargets: r.toTargets.Load(),
 	}
 }

@@ -330,3 +330,33 @@ func TestTargetThatIsDown(t *testing.T) {
 		t.Errorf("stats %+v, log:\n%s", st, &log)
 	}
 }
+
+// More than so many at once are closed, and one that ends makes room.
+func TestTooManyAtOnce(t *testing.T) {
+	s := newSite(t, nil)
+	r := New(Options{Routes: []Route{{Name: "site.example.com", Network: "tcp", Addr: s.Addr().String()}}, Most: 2})
+	handshake := func() (*door, error) {
+		d := open(t.Context(), t, r)
+		return d, tls.Client(d.client, &tls.Config{ServerName: "site.example.com", InsecureSkipVerify: true}).Handshake()
+	}
+	first, err := handshake()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := handshake(); err != nil {
+		t.Fatal(err)
+	}
+	third, err := handshake()
+	if err == nil {
+		t.Error("a third is handed on")
+	}
+	third.ended(t)
+	if st := r.Stats(); st.RefusedFull != 1 || st.Routed != 3 || st.Open != 2 || st.Failed != 0 {
+		t.Errorf("stats %+v", st)
+	}
+	first.client.Close()
+	first.ended(t)
+	if _, err := handshake(); err != nil {
+		t.Errorf("after one has gone: %v", err)
+	}
+}
