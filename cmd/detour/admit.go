@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"text/tabwriter"
 	"time"
@@ -116,7 +117,11 @@ func rulesCommand() *cobra.Command {
 	a := bindAsking(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		var list []admin.Rule
-		if done, err := a.call(cmd, "GET", "/v1/admit/rules", nil, &list); done || err != nil {
+		done, err := a.ask(cmd, &list, func(ctx context.Context, c *admin.Client) (err error) {
+			list, err = c.AllRules(ctx)
+			return err
+		})
+		if done || err != nil {
 			return err
 		}
 		if len(list) == 0 {

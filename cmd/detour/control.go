@@ -31,19 +31,18 @@ func bindAsking(cmd *cobra.Command) *asking {
 	return a
 }
 
-// call carries out one request. With --json the answer is printed as it is, and
-// done is true.
-func (a *asking) call(cmd *cobra.Command, method, path string, in, out any) (done bool, err error) {
+// client is what asks the relay.
+func (a *asking) client() (*admin.Client, error) {
 	cfg, err := a.settings.load()
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	if cfg.AdminListen == config.Off {
-		return false, errors.New("admin_listen is off, so the relay cannot be asked; hint: leave it at its default")
+		return nil, errors.New("admin_listen is off, so the relay cannot be asked; hint: leave it at its default")
 	}
 	client, err := admin.NewClient(cfg.AdminListen)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	if cfg.AdminTokenFile != "" {
 		// Over the unix socket none is needed, so one that cannot be read is no error here.
@@ -51,9 +50,24 @@ func (a *asking) call(cmd *cobra.Command, method, path string, in, out any) (don
 			client.UseToken(strings.TrimSpace(string(token)))
 		}
 	}
+	return client, nil
+}
+
+// call carries out one request. With --json the answer is printed as it is, and
+// done is true.
+func (a *asking) call(cmd *cobra.Command, method, path string, in, out any) (done bool, err error) {
+	return a.ask(cmd, out, func(ctx context.Context, c *admin.Client) error { return c.Call(ctx, method, path, in, out) })
+}
+
+// ask has requests fill out, and prints that with --json; then done is true.
+func (a *asking) ask(cmd *cobra.Command, out any, requests func(ctx context.Context, c *admin.Client) error) (done bool, err error) {
+	client, err := a.client()
+	if err != nil {
+		return false, err
+	}
 	ctx, cancel := context.WithTimeout(cmd.Context(), askLimit)
 	defer cancel()
-	if err := client.Call(ctx, method, path, in, out); err != nil {
+	if err := requests(ctx, client); err != nil {
 		return false, err
 	}
 	if a.json {

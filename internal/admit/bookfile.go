@@ -333,6 +333,7 @@ func (m memory) Load() (map[key.Public]Stored, error) {
 		return bucket.ForEach(func(k, v []byte) error {
 			var s Stored
 			if len(k) == key.Size && json.Unmarshal(v, &s) == nil && time.Since(s.At) < answersLast {
+				s.Member = s.Member.cleaned() // as another program, or an older one, has written it
 				all[key.Public(k)] = s
 			}
 			return nil

@@ -160,7 +160,7 @@ func (t *tailscale) entries(devices []tailscaleDevice, now time.Time) (list []En
 		if name == "" {
 			name = d.Hostname
 		}
-		list = append(list, Entry{k, Member{Name: name, User: d.User, Tags: d.Tags}})
+		list = append(list, Entry{k, Member{Name: name, User: d.User, Tags: d.Tags}.cleaned()})
 	}
 	return list
 }
