@@ -37,13 +37,16 @@ func must(t *testing.T, err error) {
 	}
 }
 
+// errOf is the error of a change alone.
+func errOf[T any](_ T, err error) error { return err }
+
 func TestBookRules(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "admission.db")
 	b := openBook(t, path, BookOptions{})
 	me, other := Request{Key: numbered(1)}, Request{Key: numbered(2)}
 	ask, elsewhere := b.Ask("home"), b.Ask("")
-	must(t, b.Put(Rule{Key: me.Key, Allow: true, Tenant: "home", Name: "laptop", Note: "Ann's"}))
-	must(t, b.Put(Rule{Key: other.Key}))
+	must(t, errOf(b.Put(Rule{Key: me.Key, Allow: true, Tenant: "home", Name: "laptop", Note: "Ann's"})))
+	must(t, errOf(b.Put(Rule{Key: other.Key})))
 	if v, _ := ask.(Peeker).Peek(me); v.Answer != Allow || v.Member.Name != "laptop" {
 		t.Errorf("allowed: %+v", v)
 	}
@@ -59,12 +62,12 @@ func TestBookRules(t *testing.T) {
 	if r, ok := b.Rule(me.Key); !ok || r.Note != "Ann's" || r.At.IsZero() || len(b.Rules()) != 2 {
 		t.Errorf("after a restart: %+v of %+v", r, b.Rules())
 	}
-	must(t, b.Put(Rule{Key: other.Key, Allow: true}))
+	must(t, errOf(b.Put(Rule{Key: other.Key, Allow: true})))
 	if b.Bars(other) != "" {
 		t.Error("still denied")
 	}
 	for _, want := range []bool{true, false} {
-		if had, err := b.Revoke(me.Key); err != nil || had != want {
+		if _, had, err := b.Revoke(me.Key); err != nil || had != want {
 			t.Errorf("revoked: %v, %v", had, err)
 		}
 	}
@@ -78,10 +81,10 @@ func TestBookBans(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	b := openBook(t, path, BookOptions{Now: func() time.Time { return now }})
 	at := func(ip string) Request { return Request{Key: numbered(1), Addr: netip.MustParseAddr(ip)} }
-	must(t, b.Ban(Ban{Net: netip.MustParsePrefix("192.0.2.77/24")}))
-	must(t, b.Ban(Ban{Net: netip.MustParsePrefix("::ffff:198.51.100.7/128"), Until: now.Add(time.Hour)}))
-	must(t, b.Ban(Ban{Net: netip.MustParsePrefix("2001:db8:1::/48")}))
-	must(t, b.Ban(Ban{Key: numbered(9), Note: "noisy"}))
+	must(t, errOf(b.Ban(Ban{Net: netip.MustParsePrefix("192.0.2.77/24")})))
+	must(t, errOf(b.Ban(Ban{Net: netip.MustParsePrefix("::ffff:198.51.100.7/128"), Until: now.Add(time.Hour)})))
+	must(t, errOf(b.Ban(Ban{Net: netip.MustParsePrefix("2001:db8:1::/48")})))
+	must(t, errOf(b.Ban(Ban{Key: numbered(9), Note: "noisy"})))
 	check := func(when string, banned, free []Request) {
 		t.Helper()
 		for _, r := range banned {
@@ -104,10 +107,10 @@ func TestBookBans(t *testing.T) {
 	}
 	now = now.Add(time.Hour)
 	check("an hour later", []Request{at("192.0.2.1")}, append(free, at("198.51.100.7")))
-	if had, err := b.Unban(Ban{Net: netip.MustParsePrefix("192.0.2.0/24")}); !had || err != nil {
+	if _, had, err := b.Unban(Ban{Net: netip.MustParsePrefix("192.0.2.0/24")}); !had || err != nil {
 		t.Errorf("unbanned: %v, %v", had, err)
 	}
-	if had, err := b.Unban(Ban{Key: numbered(8)}); had || err != nil {
+	if _, had, err := b.Unban(Ban{Key: numbered(8)}); had || err != nil {
 		t.Errorf("unbanned: %v, %v", had, err)
 	}
 	check("unbanned", []Request{{Key: numbered(9)}}, []Request{at("192.0.2.1")})
@@ -122,7 +125,7 @@ func TestBansEndByThemselves(t *testing.T) {
 		var changes, ended int
 		done := make(chan struct{})
 		go func() { defer close(done); b.Serve(ctx, func() { changes++ }); ended++ }()
-		must(t, b.Ban(Ban{Key: numbered(1), Until: time.Now().Add(90 * time.Minute)}))
+		must(t, errOf(b.Ban(Ban{Key: numbered(1), Until: time.Now().Add(90 * time.Minute)})))
 		time.Sleep(89 * time.Minute)
 		synctest.Wait()
 		if changes != 0 || len(b.Bans()) != 1 {
@@ -142,13 +145,13 @@ func TestBansEndByThemselves(t *testing.T) {
 func TestBookRefuses(t *testing.T) {
 	b := openBook(t, filepath.Join(t.TempDir(), "admission.db"), BookOptions{})
 	for name, err := range map[string]error{
-		"no key":       b.Put(Rule{Allow: true}),
-		"long name":    b.Put(Rule{Key: numbered(1), Name: strings.Repeat("x", 201)}),
-		"odd note":     b.Put(Rule{Key: numbered(1), Note: "a\nb"}),
-		"everybody":    b.Ban(Ban{Net: netip.MustParsePrefix("0.0.0.0/0")}),
-		"everybody 6":  b.Ban(Ban{Net: netip.MustParsePrefix("::/0")}),
-		"nobody":       b.Ban(Ban{}),
-		"over already": b.Ban(Ban{Key: numbered(1), Until: time.Now().Add(-time.Second)}),
+		"no key":       errOf(b.Put(Rule{Allow: true})),
+		"long name":    errOf(b.Put(Rule{Key: numbered(1), Name: strings.Repeat("x", 201)})),
+		"odd note":     errOf(b.Put(Rule{Key: numbered(1), Note: "a\nb"})),
+		"everybody":    errOf(b.Ban(Ban{Net: netip.MustParsePrefix("0.0.0.0/0")})),
+		"everybody 6":  errOf(b.Ban(Ban{Net: netip.MustParsePrefix("::/0")})),
+		"nobody":       errOf(b.Ban(Ban{})),
+		"over already": errOf(b.Ban(Ban{Key: numbered(1), Until: time.Now().Add(-time.Second)})),
 	} {
 		if err == nil || !strings.Contains(err.Error(), "; hint: ") {
 			t.Errorf("%s: %v", name, err)
@@ -163,7 +166,7 @@ func TestBookFiles(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "admission.db")
 	b := openBook(t, path, BookOptions{})
-	must(t, b.Put(Rule{Key: numbered(1), Allow: true}))
+	must(t, errOf(b.Put(Rule{Key: numbered(1), Allow: true})))
 	if _, err := OpenBook(path, BookOptions{}); err == nil || !strings.Contains(err.Error(), "another relay") {
 		t.Errorf("opened twice: %v", err)
 	}
@@ -189,7 +192,7 @@ func TestBookFiles(t *testing.T) {
 		if got := j.take(); len(got) != 1 || !strings.Contains(got[0], "hint: ") {
 			t.Errorf("%s: logged %q", name, got)
 		}
-		must(t, d.Put(Rule{Key: numbered(2)}))
+		must(t, errOf(d.Put(Rule{Key: numbered(2)})))
 		if aside, _ := filepath.Glob(file + ".damaged-*"); len(aside) != 1 {
 			t.Errorf("%s: aside %q", name, aside)
 		}
@@ -208,7 +211,7 @@ func TestBookDamagedAnywhere(t *testing.T) {
 	path := filepath.Join(dir, "admission.db")
 	b := openBook(t, path, BookOptions{})
 	for n := range 150 {
-		must(t, b.Put(Rule{Key: numbered(n), Note: strings.Repeat("x", 180)}))
+		must(t, errOf(b.Put(Rule{Key: numbered(n), Note: strings.Repeat("x", 180)})))
 	}
 	must(t, b.Close())
 	whole, err := os.ReadFile(path)
@@ -321,11 +324,11 @@ func keepBooks() {
 		k := n % 50
 		fmt.Printf("try %d %d\n", k, n)
 		if n%7 == 6 {
-			_, err = b.Revoke(numbered(k))
+			_, _, err = b.Revoke(numbered(k))
 			if err == nil {
 				fmt.Printf("gone %d\n", k)
 			}
-		} else if err = b.Put(Rule{Key: numbered(k), Allow: true, Name: strconv.Itoa(n)}); err == nil {
+		} else if _, err = b.Put(Rule{Key: numbered(k), Allow: true, Name: strconv.Itoa(n)}); err == nil {
 			fmt.Printf("done %d %d\n", k, n)
 		}
 		if err == nil && n%11 == 0 {

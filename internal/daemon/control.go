@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -138,15 +137,12 @@ func (c control) rule(q admin.RuleRequest, r admit.Rule) (admin.RuleResult, erro
 		return admin.RuleResult{}, err
 	}
 	r.Key, r.Name, r.Note = k, q.Name, q.Note
-	if before, ok := c.d.book.Rule(k); ok { // what is not said anew stays
-		r.Name, r.Note = cmp.Or(r.Name, before.Name), cmp.Or(r.Note, before.Note)
-	}
-	if err := c.d.book.Put(r); err != nil {
+	kept, err := c.d.book.Put(r)
+	if err != nil {
 		return admin.RuleResult{}, err
 	}
 	c.d.gate.Forget(k)
 	c.d.gate.Changed()
-	kept, _ := c.d.book.Rule(k) // another command may just have revoked it
 	return admin.RuleResult{Rule: admin.Rule(kept), Present: c.present(k)}, nil
 }
 
@@ -159,8 +155,7 @@ func (c control) Revoke(q admin.RuleRequest) (admin.RuleResult, error) {
 	if err != nil {
 		return admin.RuleResult{}, err
 	}
-	before, _ := c.d.book.Rule(k) // without one Revoke says so
-	had, err := c.d.book.Revoke(k)
+	before, had, err := c.d.book.Revoke(k)
 	switch {
 	case err != nil:
 		return admin.RuleResult{}, err
@@ -223,7 +218,7 @@ func (c control) Ban(q admin.BanRequest) (admin.BanResult, error) {
 	if q.Seconds > 0 {
 		b.Until = time.Now().Add(time.Duration(q.Seconds) * time.Second).UTC().Truncate(time.Second)
 	}
-	if err := c.d.book.Ban(b); err != nil {
+	if b, err = c.d.book.Ban(b); err != nil {
 		return admin.BanResult{}, err
 	}
 	ended := c.d.relay.Dismiss(key.Public{}, admit.ReasonBanned, func(m relay.Member) bool {
@@ -231,11 +226,6 @@ func (c control) Ban(q admin.BanRequest) (admin.BanResult, error) {
 	})
 	c.d.gate.Changed() // who is just logging in
 	c.d.log.Info("banned by the operator", "target", b.Target(), "until", b.Until, "connections", ended)
-	for _, kept := range c.d.book.Bans() {
-		if kept.Target() == b.Target() || b.Net.IsValid() && kept.Net == b.Net.Masked() {
-			b = kept
-		}
-	}
 	return admin.BanResult{Ban: banOf(b), Ended: ended}, nil
 }
 
@@ -245,7 +235,7 @@ func (c control) Unban(q admin.BanRequest) (admin.BanResult, error) {
 	if err != nil {
 		return admin.BanResult{}, err
 	}
-	had, err := c.d.book.Unban(b)
+	b, had, err := c.d.book.Unban(b)
 	switch {
 	case err != nil:
 		return admin.BanResult{}, err

@@ -295,6 +295,27 @@ func TestShortKeys(t *testing.T) {
 	}
 }
 
+// Of two commands about one key at once, each answers with what it has done.
+func TestCommandsAtOnce(t *testing.T) {
+	b := mustBuild(t, settings(t, nil))
+	c, k := control{b.Daemon}, key.NewPrivate().Public()
+	var all sync.WaitGroup
+	for range 4 {
+		all.Go(func() {
+			for range 30 {
+				if r, err := c.Allow(admin.RuleRequest{Key: k.String(), Name: "laptop"}); err != nil || r.Rule.Key != k || !r.Rule.Allow {
+					t.Errorf("allow: %+v, %v", r, err)
+				}
+				r, err := c.Revoke(admin.RuleRequest{Key: k.String()})
+				if err == nil && (r.Rule.Key != k || r.Rule.Name != "laptop") || err != nil && !errors.Is(err, admin.ErrNotFound) {
+					t.Errorf("revoke: %+v, %v", r, err)
+				}
+			}
+		})
+	}
+	all.Wait()
+}
+
 // The operator's word: under derper's command line there is no book.
 func TestControlWithoutBook(t *testing.T) {
 	c := settings(t, open)
