@@ -49,7 +49,8 @@ func pendingCommand() *cobra.Command {
 		if err := table.Flush(); err != nil {
 			return err
 		}
-		_, err := fmt.Fprintf(w, "\nTo let one in: detour admit allow KEY --name NAME. The first digits of a key are enough, as in\n  detour admit allow %s\n", list[0].Key.Hex()[:shownDigits])
+		_, err := fmt.Fprintf(w, "\nTo let one in: detour admit allow KEY --name NAME%[2]s. The first digits of a key are enough, as in\n  detour admit allow %[1]s%[2]s\n",
+			list[0].Key.Hex()[:shownDigits], a.reach())
 		return err
 	}
 	return cmd
@@ -125,7 +126,7 @@ func rulesCommand() *cobra.Command {
 			return err
 		}
 		if len(list) == 0 {
-			_, err := fmt.Fprintln(cmd.OutOrStdout(), "No node was allowed or denied by hand; detour admit pending lists those that try.")
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), "No node was allowed or denied by hand; detour admit pending"+a.reach()+" lists those that try.")
 			return err
 		}
 		table := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)

@@ -31,6 +31,32 @@ func bindAsking(cmd *cobra.Command) *asking {
 	return a
 }
 
+// reach is what another command needs to find the same relay, with a space in front:
+// the flags of this one that say where it is.
+func (a *asking) reach() (flags string) {
+	if a.settings.file != "" {
+		flags += " --config " + shellWord(a.settings.file)
+	}
+	for _, f := range a.settings.flags.All() {
+		switch name := f.FlagName(); name {
+		case "state-dir", "admin-listen", "admin-token-file":
+			if f.Given() {
+				flags += " --" + name + " " + shellWord(f.String())
+			}
+		}
+	}
+	return flags
+}
+
+// shellWord writes text so that a shell takes it as one word.
+func shellWord(text string) string {
+	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:@%+=,"
+	if text != "" && strings.Trim(text, plain) == "" {
+		return text
+	}
+	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
+}
+
 // client is what asks the relay.
 func (a *asking) client() (*admin.Client, error) {
 	cfg, err := a.settings.load()

@@ -41,12 +41,18 @@ func statusCommand() *cobra.Command {
 		if done || err != nil {
 			return err
 		}
-		return showStatus(cmd.OutOrStdout(), s, all, long)
+		return showStatus(cmd.OutOrStdout(), s, view{all, long, a.reach()})
 	}
 	return cmd
 }
 
-func showStatus(w io.Writer, s admin.Status, all, long bool) error {
+// view is how the status is to be shown.
+type view struct {
+	all, long bool
+	reach     string // of the commands that are named in it
+}
+
+func showStatus(w io.Writer, s admin.Status, v view) error {
 	health := "well"
 	if !s.Health.OK {
 		health = "NOT well: " + strings.Join(s.Health.Problems, "; ")
@@ -66,15 +72,15 @@ func showStatus(w io.Writer, s admin.Status, all, long bool) error {
 		}
 	}
 	if s.Pending > 0 {
-		fmt.Fprintf(w, "pending    %d keys wait for you: detour admit pending\n", s.Pending)
+		fmt.Fprintf(w, "pending    %d keys wait for you: detour admit pending%s\n", s.Pending, v.reach)
 	}
 	if s.Bans > 0 {
-		fmt.Fprintf(w, "bans       %d: detour ban --list\n", s.Bans)
+		fmt.Fprintf(w, "bans       %d: detour ban --list%s\n", s.Bans, v.reach)
 	}
 	if s.Probes > 0 {
-		fmt.Fprintf(w, "probes     %s let in for a time, by a doctor or a token; to end that: detour admit probe-token --end\n", counted(s.Probes, "key"))
+		fmt.Fprintf(w, "probes     %s let in for a time, by a doctor or a token; to end that: detour admit probe-token --end%s\n", counted(s.Probes, "key"), v.reach)
 	}
-	return showPeers(w, s.Peers, s.More, all, long)
+	return showPeers(w, s.Peers, s.More, v)
 }
 
 func admitsInWords(a admin.Admission) string {
@@ -90,11 +96,11 @@ func admitsInWords(a admin.Admission) string {
 }
 
 // showPeers lists peers, of which more came earlier and are not among them.
-func showPeers(w io.Writer, peers []admin.Peer, more int, all, long bool) error {
+func showPeers(w io.Writer, peers []admin.Peer, more int, v view) error {
 	if len(peers) == 0 {
 		return nil
 	}
-	if !all && len(peers) > shownPeers {
+	if !v.all && len(peers) > shownPeers {
 		more += len(peers) - shownPeers
 		peers = peers[len(peers)-shownPeers:]
 	}
@@ -103,7 +109,7 @@ func showPeers(w io.Writer, peers []admin.Peer, more int, all, long bool) error 
 	fmt.Fprintln(table, "KEY\tNAME\tTENANT\tADDRESS\tSINCE\tSTATE")
 	for _, p := range peers {
 		k := p.Key.Hex()[:shownDigits] // which the other commands take
-		if long {
+		if v.long {
 			k = p.Key.String()
 		}
 		addr := "-"
@@ -123,7 +129,7 @@ func showPeers(w io.Writer, peers []admin.Peer, more int, all, long bool) error 
 		return err
 	}
 	if more > 0 {
-		fmt.Fprintf(w, "and %d that came earlier: detour status --all\n", more)
+		fmt.Fprintf(w, "and %d that came earlier: detour status --all%s\n", more, v.reach)
 	}
 	return nil
 }

@@ -251,6 +251,21 @@ func TestTailscaleOAuth(t *testing.T) {
 	}
 }
 
+// An answer that holds no token is an answer: the server is not "down".
+func TestTailscaleOAuthWithoutToken(t *testing.T) {
+	for _, body := range []string{`{"token_type":"Bearer"}`, `<html>`} {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			fmt.Fprint(w, body)
+		}))
+		defer s.Close()
+		l, err := NewTailscale(TailscaleOptions{Tailnet: "-", BaseURL: s.URL, OAuthID: "kid", OAuthSecret: secret("s3cret")})
+		must(t, err)
+		_, err = l.List(t.Context())
+		wantHinted(t, err, "holds no token", "is base_url that of Tailscale's API?")
+	}
+}
+
 func TestKeysFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys")
 	write := func(text string) {

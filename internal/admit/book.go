@@ -460,11 +460,15 @@ func (b *Book) forgetOver() (some bool) {
 	return len(over) > 0
 }
 
+// unprintable are characters that turn what stands around them, or cannot be seen.
+// Spaces of all widths are none.
+func unprintable(r rune) bool { return !unicode.IsPrint(r) && !unicode.Is(unicode.Zs, r) }
+
 func checkWords(what, text string) error {
 	switch {
 	case len(text) > maxNote:
 		return fmt.Errorf("the %s is %d bytes long, more than %d; hint: shorten it", what, len(text), maxNote)
-	case !utf8.ValidString(text) || strings.ContainsFunc(text, unicode.IsControl):
+	case !utf8.ValidString(text) || strings.ContainsFunc(text, unprintable):
 		return fmt.Errorf("the %s has characters that do not print; hint: write it in one line of text", what)
 	}
 	return nil

@@ -148,6 +148,8 @@ func TestBookRefuses(t *testing.T) {
 		"no key":       errOf(b.Put(Rule{Allow: true})),
 		"long name":    errOf(b.Put(Rule{Key: numbered(1), Name: strings.Repeat("x", 201)})),
 		"odd note":     errOf(b.Put(Rule{Key: numbered(1), Note: "a\nb"})),
+		"turned name":  errOf(b.Put(Rule{Key: numbered(1), Name: "gpj.\u202etxt"})),
+		"hidden note":  errOf(b.Put(Rule{Key: numbered(1), Note: "a\u200bb"})),
 		"everybody":    errOf(b.Ban(Ban{Net: netip.MustParsePrefix("0.0.0.0/0")})),
 		"everybody 6":  errOf(b.Ban(Ban{Net: netip.MustParsePrefix("::/0")})),
 		"nobody":       errOf(b.Ban(Ban{})),

@@ -125,10 +125,14 @@ func (c control) askingTenant(name string) (string, error) {
 		return name, nil
 	case name == "" && len(asking) == 1:
 		return asking[0], nil
-	case name == "":
+	case name == "": // the relay's own list, which has no name, does not ask
 		return "", fmt.Errorf("several tenants ask; hint: name one with --tenant: %s", strings.Join(asking, ", "))
 	}
-	return "", fmt.Errorf("the tenant %q does not ask; hint: those that do: %s", name, strings.Join(asking, ", "))
+	named := slices.DeleteFunc(asking, func(t string) bool { return t == "" })
+	if len(named) == 0 {
+		return "", fmt.Errorf("the tenant %q does not ask, and no other does; hint: leave --tenant out: the relay's own list asks", name)
+	}
+	return "", fmt.Errorf("the tenant %q does not ask; hint: those that do: %s", name, strings.Join(named, ", "))
 }
 
 func (c control) rule(q admin.RuleRequest, r admit.Rule) (admin.RuleResult, error) {
@@ -258,8 +262,20 @@ func (c control) banned(q admin.BanRequest) (admit.Ban, error) {
 		ip = ip.Unmap().WithZone("")
 		return admit.Ban{Net: netip.PrefixFrom(ip, ip.BitLen())}, nil
 	}
+	if _, ok := digitsOf(q.Target); !ok {
+		return admit.Ban{}, fmt.Errorf("%q is neither a node key nor an address or network; hint: give a key as detour status shows it, "+
+			"an address as 192.0.2.7 or 2001:db8::7, or a network as 192.0.2.0/24; names of hosts are not looked up", q.Target)
+	}
 	k, err := c.find(q.Target)
 	return admit.Ban{Key: k}, err
+}
+
+// digitsOf is what a person has written of a key, in small letters and without what
+// may stand around it.
+func digitsOf(text string) (digits string, ok bool) {
+	digits = strings.TrimPrefix(strings.ToLower(strings.TrimSpace(text)), "nodekey:")
+	digits = strings.TrimSuffix(digits, "…")
+	return digits, len(digits) >= shortest && len(digits) <= 2*key.Size && strings.Trim(digits, "0123456789abcdef") == ""
 }
 
 // shortest is how many digits of a key must be given at least.
@@ -267,12 +283,11 @@ const shortest = 4
 
 // find reads a key, or as much of one as tells it from all that the relay knows of.
 func (c control) find(text string) (key.Public, error) {
-	if k, err := key.ParsePublic(text); err == nil {
+	digits, ok := digitsOf(text)
+	if k, err := key.ParsePublic("nodekey:" + digits); err == nil { // the relay may never have seen it
 		return k, nil
 	}
-	digits := strings.ToLower(strings.TrimPrefix(strings.TrimSpace(text), "nodekey:"))
-	digits = strings.TrimSuffix(digits, "…")
-	if len(digits) < shortest || strings.Trim(digits, "0123456789abcdef") != "" {
+	if !ok {
 		return key.Public{}, fmt.Errorf("%q is no node key; hint: give nodekey: and 64 hex digits, or the first of them, %d at least, "+
 			"of a key that detour status, detour admit pending or detour admit list shows", text, shortest)
 	}
