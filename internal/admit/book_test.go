@@ -207,6 +207,30 @@ func TestBookFiles(t *testing.T) {
 	}
 }
 
+// A file that something has emptied is no first start.
+func TestBookEmptied(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "admission.db")
+	j := &journal{}
+	o := BookOptions{Logger: slog.New(j)}
+	must(t, openBook(t, path, o).Close())
+	j.want(t)
+	must(t, os.Truncate(path, 0))
+	b := openBook(t, path, o)
+	if got := j.take(); len(got) != 1 || !strings.Contains(got[0], "is EMPTY") || !strings.Contains(got[0], "hint: ") {
+		t.Errorf("logged %q", got)
+	}
+	must(t, errOf(b.Put(Rule{Key: numbered(2)})))
+	must(t, b.Close())
+	b = openBook(t, path, o)
+	j.want(t)
+	if len(b.Rules()) != 1 {
+		t.Errorf("%d rules", len(b.Rules()))
+	}
+	if left, _ := filepath.Glob(path + "?*"); len(left) != 0 {
+		t.Errorf("left behind %q", left)
+	}
+}
+
 // A file that was cut off, or was overwritten in places, does not end the relay.
 func TestBookDamagedAnywhere(t *testing.T) {
 	dir := t.TempDir()
@@ -317,6 +341,7 @@ func keepBooks() {
 	if path == "" {
 		return
 	}
+	fmt.Println("open")
 	b, err := OpenBook(path, BookOptions{})
 	if err != nil {
 		fmt.Println("error", err)
@@ -343,6 +368,38 @@ func keepBooks() {
 	}
 }
 
+// A relay that is killed while it begins its book leaves none, or a whole one.
+func TestKilledAtTheBeginning(t *testing.T) {
+	begun := 0
+	for range 20 {
+		path := filepath.Join(t.TempDir(), "admission.db")
+		child := exec.Command(os.Args[0])
+		child.Env = append(os.Environ(), "DETOUR_TEST_BOOK="+path)
+		out, err := child.StdoutPipe()
+		must(t, err)
+		must(t, child.Start())
+		lines := bufio.NewScanner(out)
+		if !lines.Scan() || lines.Text() != "open" {
+			t.Fatalf("the child says %q", lines.Text())
+		}
+		wait(rand.N(4 * time.Millisecond))
+		must(t, child.Process.Kill())
+		for n := 0; lines.Scan(); n++ {
+			if n == 0 {
+				begun++
+			}
+		}
+		_ = child.Wait() // killed
+		j := &journal{}
+		b, err := OpenBook(path, BookOptions{Logger: slog.New(j)})
+		must(t, err)
+		must(t, errOf(b.Put(Rule{Key: numbered(60)})))
+		must(t, b.Close())
+		j.want(t)
+	}
+	t.Logf("%d of 20 had begun their book", begun)
+}
+
 // A relay that is killed at any moment has lost nothing that it had acknowledged.
 // DETOUR_KILLS says how often; 20 in CI.
 func TestKilled(t *testing.T) {
@@ -367,6 +424,7 @@ func TestKilled(t *testing.T) {
 			var k, v int
 			fmt.Sscan(lines.Text(), &word, &k, &v)
 			switch word {
+			case "open":
 			case "try":
 				tried = numbered(k)
 			case "done":
