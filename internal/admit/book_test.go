@@ -348,24 +348,53 @@ func keepBooks() {
 		os.Exit(1)
 	}
 	for n := 0; ; n++ {
-		k := n % 50
-		fmt.Printf("try %d %d\n", k, n)
-		if n%7 == 6 {
-			_, _, err = b.Revoke(numbered(k))
-			if err == nil {
-				fmt.Printf("gone %d\n", k)
-			}
-		} else if _, err = b.Put(Rule{Key: numbered(k), Allow: true, Name: strconv.Itoa(n)}); err == nil {
-			fmt.Printf("done %d %d\n", k, n)
+		k, word := n%50, "done"
+		ruled, banned := numbered(k), numbered(k+firstBan)
+		switch n % 7 {
+		case 6:
+			word = "gone"
+			fmt.Printf("try %d %d\n", k, n)
+			_, _, err = b.Revoke(ruled)
+		case 2, 4:
+			k += firstBan
+			fmt.Printf("try %d %d\n", k, n)
+			err = errOf(b.Ban(Ban{Key: banned, Note: strconv.Itoa(n)}))
+		case 5:
+			k += firstBan
+			word = "gone"
+			fmt.Printf("try %d %d\n", k, n)
+			_, _, err = b.Unban(Ban{Key: banned})
+		default:
+			fmt.Printf("try %d %d\n", k, n)
+			err = errOf(b.Put(Rule{Key: ruled, Allow: true, Name: strconv.Itoa(n)}))
+		}
+		if err == nil {
+			fmt.Printf("%s %d %d\n", word, k, n)
 		}
 		if err == nil && n%11 == 0 {
-			err = b.Memory("s").Save(map[key.Public]Stored{numbered(k): {At: time.Now()}}, nil)
+			err = b.Memory("s").Save(map[key.Public]Stored{ruled: {At: time.Now()}}, nil)
 		}
 		if err != nil {
 			fmt.Println("error", err)
 			os.Exit(1)
 		}
 	}
+}
+
+// firstBan is the number of the first key that keepBooks bans; those before it have
+// rules.
+const firstBan = 100
+
+// decided is what a book has by key: a rule's name or a ban's note.
+func decided(b *Book) map[key.Public]string {
+	found := map[key.Public]string{}
+	for _, r := range b.Rules() {
+		found[r.Key] = r.Name
+	}
+	for _, ban := range b.Bans() {
+		found[ban.Key] = ban.Note
+	}
+	return found
 }
 
 // A relay that is killed while it begins its book leaves none, or a whole one.
@@ -408,7 +437,7 @@ func TestKilled(t *testing.T) {
 		kills = n
 	}
 	path := filepath.Join(t.TempDir(), "admission.db")
-	rules := map[key.Public]string{} // as acknowledged
+	rules := map[key.Public]string{} // and bans, as acknowledged
 	var changes int
 	for round := range kills {
 		child := exec.Command(os.Args[0])
@@ -443,26 +472,21 @@ func TestKilled(t *testing.T) {
 		_ = child.Wait() // killed
 		b, err := OpenBook(path, BookOptions{})
 		must(t, err)
-		found := map[key.Public]string{}
-		for _, r := range b.Rules() {
-			found[r.Key] = r.Name
-		}
+		found := decided(b)
+		now, there := found[tried]
 		must(t, b.Close())
 		// The change under way may be there or not; nothing else may differ.
 		delete(found, tried)
 		want := maps.Clone(rules)
 		delete(want, tried)
 		if !maps.Equal(found, want) {
-			t.Fatalf("round %d: %d rules, want %d:\n%v\n%v", round, len(found), len(want), found, want)
+			t.Fatalf("round %d: %d rules and bans, want %d:\n%v\n%v", round, len(found), len(want), found, want)
 		}
-		b, err = OpenBook(path, BookOptions{})
-		must(t, err)
-		if r, ok := b.Rule(tried); ok {
-			rules[tried] = r.Name
+		if there {
+			rules[tried] = now
 		} else {
 			delete(rules, tried)
 		}
-		must(t, b.Close())
 	}
 	t.Logf("killed %d times amid %d acknowledged changes; none is lost", kills, changes)
 }
