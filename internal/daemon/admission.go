@@ -28,7 +28,7 @@ func (k doorkeeper) Admit(ctx context.Context, peer key.Public, addr netip.Addr)
 func (k doorkeeper) Seated(v relay.Verdict) { k.gate.Seated(v.Ticket) }
 
 func verdict(d admit.Decision) relay.Verdict {
-	return relay.Verdict{Admitted: d.Admitted, Reason: d.Reason, Lobby: d.Text, Tenant: d.Tenant, Name: memberName(d.Member), Realm: d.Realm, Ticket: d.Ticket}
+	return relay.Verdict{Admitted: d.Admitted, Reason: d.Reason, Lobby: d.Text, Tenant: d.Tenant, Guest: d.Tenant == admit.GuestTenant, Name: memberName(d.Member), Realm: d.Realm, Ticket: d.Ticket}
 }
 
 // memberName is how people call a member.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
 
@@ -109,4 +110,27 @@ func TestExecSource(t *testing.T) {
 	}
 	write(t, members, ann.Public().String()+"\n")
 	await(t, "who is no member any more is cut off", func() bool { b.gate.Changed(); _, ended := o.state(); return ended })
+}
+
+// What one server said is not another's word, whatever both are called; how it is
+// asked does not matter.
+func TestMemoryOf(t *testing.T) {
+	entry := func(text string) config.Entry {
+		return mustBuild(t, settings(t, func(c *config.Config) { c.Admit = []string{text} })).cfg.Tenants()[0].Entries[0]
+	}
+	const base = "tailscale=-,name=main,key_env=A"
+	for text, same := range map[string]bool{
+		base: true, base + ",refresh=9s,max_age=1h,on_unavailable=refuse": true,
+		"tailscale=x,name=main,key_env=A": false, "tailscale=-,name=main,key_env=B": false, base + ",base_url=https://x": false, base + ",expired=admit": false,
+	} {
+		if got := memoryOf("", entry(text)) == memoryOf("", entry(base)); got != same {
+			t.Errorf("%s: the same %v", text, got)
+		}
+	}
+	if memoryOf("a", entry(base)) == memoryOf("b", entry(base)) {
+		t.Error("two tenants' answers are one")
+	}
+	if strings.Contains(memoryOf("", entry("url=https://u:s3cret@h/p")), "s3cret") {
+		t.Error("a secret shows")
+	}
 }

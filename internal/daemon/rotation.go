@@ -94,6 +94,7 @@ func (r *rotation) follow(ctx context.Context, now time.Time) error {
 			return err
 		}
 		r.phase = ""
+		r.d.rotationPhase.Store(nil)
 	}
 	if want.Phase != "" && r.second == nil {
 		if err := r.openSecond(ctx, want); err != nil {
@@ -105,6 +106,8 @@ func (r *rotation) follow(ctx context.Context, now time.Time) error {
 			return err
 		}
 		r.phase, r.used, r.told = want.Phase, now, ""
+		r.d.rotationPhase.Store(&want.Phase)
+		r.d.keeper.Poke()
 		r.d.log.Info("the rotation of the certificate is at another step", "phase", want.Phase, "second_listen", want.Listen,
 			"hint", "detour cert show says what is next")
 	}
