@@ -246,9 +246,9 @@ func (s *urlSource) Decide(ctx context.Context, r Request) (Verdict, error) {
 	if err != nil {
 		return s.unavailable("broke off its answer", err, "look at the server's log")
 	}
-	answer, wrong := readVerify(res.StatusCode, text)
+	answer, _ := readVerify(res.StatusCode, text)
 	if answer == Unavailable {
-		_, wrong = readVerify(res.StatusCode, []byte(s.hide(string(text)))) // before it is cut
+		_, wrong := readVerify(res.StatusCode, []byte(s.hide(string(text)))) // before it is cut
 		return s.unavailable(wrong, nil, hintForStatus(res.StatusCode))
 	}
 	return Verdict{Answer: answer}, nil

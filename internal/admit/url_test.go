@@ -426,7 +426,7 @@ func TestURLToken(t *testing.T) {
 		t.Errorf("sent %q, shown %v", sent, err)
 	}
 	sent, broken = "", errors.New("no file; hint: make it")
-	if v, err := s.Decide(t.Context(), Request{Key: numbered(1)}); v.Answer != Unavailable || err != broken || sent != "" {
+	if v, err := s.Decide(t.Context(), Request{Key: numbered(1)}); v.Answer != Unavailable || !errors.Is(err, broken) || sent != "" {
 		t.Errorf("without a token: %v, %v, sent %q", v, err, sent)
 	}
 }
