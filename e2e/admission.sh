@@ -77,7 +77,7 @@ start relay-other r1 $RELAY_CMD --state-dir "$RUN/relay/q2.state" --hostname der
   --http-listen 127.0.0.1:8080 --admin-listen 127.0.0.1:9090 --admin-token-file "$RUN/q2.token"
 other_up() { in_ns r1 curl -sfo /dev/null http://127.0.0.1:9090/healthz; }
 retry 15 other_up || die "the second relay does not answer, see $RUN/log/relay-other.log"
-again --admit "url=http://detour:$token@127.0.0.1:9090/verify,$ages" --admit-recheck 5s
+again --admit "url=http://127.0.0.1:9090/verify,token_file=$RUN/q2.token,$ages" --admit-recheck 5s
 check "not known to the relay that is asked: told" retry 20 told
 waits=$(logged 'msg="peer waits"')
 let_in() { # on the other relay, over its control API

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"text/tabwriter"
 	"time"
@@ -48,7 +49,8 @@ func pendingCommand() *cobra.Command {
 		if err := table.Flush(); err != nil {
 			return err
 		}
-		_, err := fmt.Fprintf(w, "\nTo let one in: detour admit allow KEY --name NAME. The first digits of a key are enough, as in\n  detour admit allow %s\n", list[0].Key.Hex()[:shownDigits])
+		_, err := fmt.Fprintf(w, "\nTo let one in: detour admit allow KEY --name NAME%[2]s. The first digits of a key are enough, as in\n  detour admit allow %[1]s%[2]s\n",
+			list[0].Key.Hex()[:shownDigits], a.reach())
 		return err
 	}
 	return cmd
@@ -116,11 +118,15 @@ func rulesCommand() *cobra.Command {
 	a := bindAsking(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		var list []admin.Rule
-		if done, err := a.call(cmd, "GET", "/v1/admit/rules", nil, &list); done || err != nil {
+		done, err := a.ask(cmd, &list, func(ctx context.Context, c *admin.Client) (err error) {
+			list, err = c.AllRules(ctx)
+			return err
+		})
+		if done || err != nil {
 			return err
 		}
 		if len(list) == 0 {
-			_, err := fmt.Fprintln(cmd.OutOrStdout(), "No node was allowed or denied by hand; detour admit pending lists those that try.")
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), "No node was allowed or denied by hand; detour admit pending"+a.reach()+" lists those that try.")
 			return err
 		}
 		table := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)

@@ -20,7 +20,7 @@ The token holds two private keys that the running relay knows until then, in mem
 packets between these two keys through the relay, and with nobody else. --end has the relay forget all of them.`
 
 func probeTokenCommand() *cobra.Command {
-	var lasts time.Duration
+	span := lasts(10 * time.Minute)
 	var end bool
 	cmd := &cobra.Command{
 		Use:   "probe-token",
@@ -29,7 +29,7 @@ func probeTokenCommand() *cobra.Command {
 		Args:  noArguments(),
 	}
 	a := &asking{settings: bindSettings(cmd)}
-	cmd.Flags().DurationVar(&lasts, "for", 10*time.Minute, "how long, 24h at most")
+	cmd.Flags().Var(&span, "for", "how long, 24h at most")
 	cmd.Flags().BoolVar(&end, "end", false, "let the keys of all tokens in no more, and cut them off")
 	cmd.MarkFlagsMutuallyExclusive("for", "end")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -41,12 +41,12 @@ func probeTokenCommand() *cobra.Command {
 			_, err := fmt.Fprintf(cmd.OutOrStdout(), "Let in no more: %s of probes.\n", counted(result.Ended, "key"))
 			return err
 		}
-		if lasts < time.Second {
+		if time.Duration(span) < time.Second {
 			return wrongUsage(cmd, "--for is less than a second")
 		}
 		t := probe.NewToken()
 		var result admin.ProbeResult
-		q := admin.ProbeRequest{Keys: []key.Public{t.Keys[0].Public(), t.Keys[1].Public()}, Seconds: int64(lasts / time.Second)}
+		q := admin.ProbeRequest{Keys: []key.Public{t.Keys[0].Public(), t.Keys[1].Public()}, Seconds: int64(time.Duration(span) / time.Second)}
 		if _, err := a.call(cmd, "POST", "/v1/probe-tokens", q, &result); err != nil {
 			return err
 		}

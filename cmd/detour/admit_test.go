@@ -72,9 +72,9 @@ func TestAdmitCommands(t *testing.T) {
 	pending := ask("admit", "pending")
 	pending.want(t, exitOK, a.Public().String(), "")
 	pending.want(t, exitOK, "waits", "")
-	pending.want(t, exitOK, "detour admit allow "+a.Public().Hex()[:8], "")
+	pending.want(t, exitOK, "\n  detour admit allow "+a.Public().Hex()[:8]+" --state-dir "+dir+"\n", "")
 	ask("status").want(t, exitOK, "0 connected, 1 waiting", "")
-	ask("status").want(t, exitOK, "pending    1 keys wait for you", "")
+	ask("status").want(t, exitOK, "pending    1 keys wait for you: detour admit pending --state-dir "+dir+"\n", "")
 
 	ask("admit", "allow", a.Public().Hex()[:8], "--name", "ann-laptop", "--note", "Ann's").want(t, exitOK, "Allowed: ann-laptop, "+a.Public().String()+"\nIt is connected", "")
 	if text := ann.told(); text != "" {
@@ -125,9 +125,17 @@ func TestAdmitCommands(t *testing.T) {
 	ask("ban", "127.0.0.0/8").want(t, exitOK, "Banned: 127.0.0.0/8, until it is removed; ended 1 connection.", "")
 	ann.ended()
 	ask("ban", "--remove", "127.0.0.0/8").want(t, exitOK, "Banned no more: 127.0.0.0/8", "")
-	for target, want := range map[string]string{"0.0.0.0/0": "is everybody; hint: ", "xyz": "is no node key", "ffffffff": "give it whole"} {
+	for target, want := range map[string]string{
+		"0.0.0.0/0": "is everybody; hint: ", "ffffffff": "give it whole",
+		"xyz": "neither a node key nor an address or network; hint: ", "1.2.3.999": "an address as 192.0.2.7", "example.com": "a network as 192.0.2.0/24",
+	} {
 		ask("ban", target).want(t, exitFailed, "", want)
 	}
+	ask("ban", "::ffff:192.0.2.9/120").want(t, exitOK, "Banned: 192.0.2.0/24, until it is removed", "")
+	ask("ban", "--list").want(t, exitOK, "192.0.2.0/24  for ever", "")
+	ask("ban", "--remove", "::ffff:192.0.2.1/120").want(t, exitOK, "Banned no more: 192.0.2.0/24", "")
+	ask("ban", "192.0.2.7", "--for", "7d").want(t, exitOK, "until "+time.Now().Add(7*24*time.Hour).Format(time.DateOnly), "")
+	ask("ban", "192.0.2.7", "--for", "a week").want(t, exitUsage, "", "write it as 30m, 24h or 7d")
 	ask("ban").want(t, exitUsage, "", "whom?")
 	ask("ban", b.Public().String(), "--for", "10ms").want(t, exitUsage, "", "less than a second")
 	ask("ban", b.Public().String(), "--for", "0s").want(t, exitUsage, "", "less than a second")
@@ -142,7 +150,11 @@ func TestAdmitCommands(t *testing.T) {
 	ask("admit", "revoke", b.Public().String()).want(t, exitOK, "Not denied any more: bob", "")
 	ask("admit", "revoke", b.Public().String()).want(t, exitFailed, "", "hint: detour admit list")
 	ask("admit", "allow", b.Public().Hex()[:3]).want(t, exitFailed, "", "is no node key; hint: ")
-	ask("admit", "allow", a.Public().String(), "--tenant", "home").want(t, exitFailed, "", `the tenant "home" does not ask; hint: `)
+	ask("admit", "allow", a.Public().String(), "--tenant", "home").want(t, exitFailed, "", "; hint: leave --tenant out")
+	unseen := key.NewPrivate().Public()
+	ask("admit", "deny", unseen.Hex()).want(t, exitOK, "Denied: "+unseen.String(), "")
+	ask("admit", "revoke", strings.ToUpper(unseen.String())).want(t, exitOK, "Not denied any more: "+unseen.String(), "")
+	ask("admit", "allow", a.Public().String(), "--note", "left\u202eright").want(t, exitFailed, "", "do not print; hint: ")
 	ask("admit", "allow", a.Public().String(), "--name", strings.Repeat("x", 300)).want(t, exitFailed, "", "hint: shorten it")
 
 	// What was decided outlives the relay.
@@ -179,6 +191,23 @@ func TestAdmitWithoutAsk(t *testing.T) {
 	detour(t, "admit", "allow", k, "--state-dir", dir).want(t, exitFailed, "", "ask is not among the sources of this relay")
 	detour(t, "admit", "deny", k, "--state-dir", dir).want(t, exitOK, "Denied: "+k, "")
 	detour(t, "status", "--state-dir", dir).want(t, exitOK, "admits     EVERYBODY", "")
+}
+
+func TestLasts(t *testing.T) {
+	for text, want := range map[string]time.Duration{"7d": 7 * 24 * time.Hour, "90m": 90 * time.Minute, "-1d": -24 * time.Hour, "d": 0, "1.5d": 0, "99999999999d": 0, "7": 0, "": 0} {
+		var l lasts
+		if err := l.Set(text); time.Duration(l) != want || (err == nil) != (want != 0) {
+			t.Errorf("%q: %v, %v", text, time.Duration(l), err)
+		}
+	}
+}
+
+func TestShellWord(t *testing.T) {
+	for text, want := range map[string]string{"/var/lib/detour": "/var/lib/detour", "": "''", "my dir": "'my dir'", "it's": `'it'\''s'`} {
+		if got := shellWord(text); got != want {
+			t.Errorf("%q: %s, want %s", text, got, want)
+		}
+	}
 }
 
 func TestAgo(t *testing.T) {

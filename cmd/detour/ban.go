@@ -22,8 +22,8 @@ func kickCommand() *cobra.Command {
 		if done, err := a.call(cmd, "POST", "/v1/kick", admin.KickRequest{Key: args[0]}, &result); done || err != nil {
 			return err
 		}
-		_, err := fmt.Fprintf(cmd.OutOrStdout(), "Ended %s of %v. Clients connect again within seconds; to keep it out: detour ban %s --for 24h\n",
-			counted(result.Ended, "connection"), result.Key, result.Key.Hex()[:shownDigits])
+		_, err := fmt.Fprintf(cmd.OutOrStdout(), "Ended %s of %v. Clients connect again within seconds; to keep it out: detour ban %s --for 24h%s\n",
+			counted(result.Ended, "connection"), result.Key, result.Key.Hex()[:shownDigits], a.reach())
 		return err
 	}
 	return cmd
@@ -47,7 +47,7 @@ A network ban hits members there too. It is by the client's own address, also be
 
 func banCommand() *cobra.Command {
 	var list, remove bool
-	var lasts time.Duration
+	var span lasts
 	var q admin.BanRequest
 	cmd := &cobra.Command{
 		Use:   "ban [KEY|ADDRESS|CIDR]",
@@ -56,7 +56,7 @@ func banCommand() *cobra.Command {
 		Args:  arguments(0, 1, "key, address or network"),
 	}
 	a := bindAsking(cmd)
-	cmd.Flags().DurationVar(&lasts, "for", 0, "how long, as in 24h (default until it is removed)")
+	cmd.Flags().Var(&span, "for", "how long, as in 24h or 7d (default until it is removed)")
 	cmd.Flags().StringVar(&q.Note, "note", "", "anything to remember")
 	cmd.Flags().BoolVar(&list, "list", false, "list the bans")
 	cmd.Flags().BoolVar(&remove, "remove", false, "remove the ban of this key, address or network")
@@ -67,10 +67,10 @@ func banCommand() *cobra.Command {
 			return listBans(cmd, a)
 		case len(args) == 0:
 			return wrongUsage(cmd, "whom? Give a key, an address or a network, or --list")
-		case cmd.Flags().Changed("for") && lasts < time.Second:
+		case cmd.Flags().Changed("for") && time.Duration(span) < time.Second:
 			return wrongUsage(cmd, "--for is less than a second; without it the ban stays until it is removed")
 		}
-		q.Target, q.Seconds = args[0], int64(lasts.Round(time.Second)/time.Second)
+		q.Target, q.Seconds = args[0], int64(time.Duration(span).Round(time.Second)/time.Second)
 		path := "/v1/bans"
 		if remove {
 			path = "/v1/bans/remove"
@@ -108,7 +108,7 @@ func listBans(cmd *cobra.Command, a *asking) error {
 	table := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "TARGET\tUNTIL\tSINCE\tNOTE")
 	for _, b := range list {
-		end := "removed"
+		end := "for ever"
 		if !b.Until.IsZero() {
 			end = b.Until.Local().Format(time.DateTime)
 		}

@@ -31,19 +31,44 @@ func bindAsking(cmd *cobra.Command) *asking {
 	return a
 }
 
-// call carries out one request. With --json the answer is printed as it is, and
-// done is true.
-func (a *asking) call(cmd *cobra.Command, method, path string, in, out any) (done bool, err error) {
+// reach is what another command needs to find the same relay, with a space in front:
+// the flags of this one that say where it is.
+func (a *asking) reach() (flags string) {
+	if a.settings.file != "" {
+		flags += " --config " + shellWord(a.settings.file)
+	}
+	for _, f := range a.settings.flags.All() {
+		switch name := f.FlagName(); name {
+		case "state-dir", "admin-listen", "admin-token-file":
+			if f.Given() {
+				flags += " --" + name + " " + shellWord(f.String())
+			}
+		}
+	}
+	return flags
+}
+
+// shellWord writes text so that a shell takes it as one word.
+func shellWord(text string) string {
+	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:@%+=,"
+	if text != "" && strings.Trim(text, plain) == "" {
+		return text
+	}
+	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
+}
+
+// client is what asks the relay.
+func (a *asking) client() (*admin.Client, error) {
 	cfg, err := a.settings.load()
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	if cfg.AdminListen == config.Off {
-		return false, errors.New("admin_listen is off, so the relay cannot be asked; hint: leave it at its default")
+		return nil, errors.New("admin_listen is off, so the relay cannot be asked; hint: leave it at its default")
 	}
 	client, err := admin.NewClient(cfg.AdminListen)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	if cfg.AdminTokenFile != "" {
 		// Over the unix socket none is needed, so one that cannot be read is no error here.
@@ -51,9 +76,24 @@ func (a *asking) call(cmd *cobra.Command, method, path string, in, out any) (don
 			client.UseToken(strings.TrimSpace(string(token)))
 		}
 	}
+	return client, nil
+}
+
+// call carries out one request. With --json the answer is printed as it is, and
+// done is true.
+func (a *asking) call(cmd *cobra.Command, method, path string, in, out any) (done bool, err error) {
+	return a.ask(cmd, out, func(ctx context.Context, c *admin.Client) error { return c.Call(ctx, method, path, in, out) })
+}
+
+// ask has requests fill out, and prints that with --json; then done is true.
+func (a *asking) ask(cmd *cobra.Command, out any, requests func(ctx context.Context, c *admin.Client) error) (done bool, err error) {
+	client, err := a.client()
+	if err != nil {
+		return false, err
+	}
 	ctx, cancel := context.WithTimeout(cmd.Context(), askLimit)
 	defer cancel()
-	if err := client.Call(ctx, method, path, in, out); err != nil {
+	if err := requests(ctx, client); err != nil {
 		return false, err
 	}
 	if a.json {

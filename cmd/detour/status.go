@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"strings"
@@ -31,27 +32,33 @@ func statusCommand() *cobra.Command {
 	cmd.Flags().BoolVar(&long, "long", false, "write keys whole")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		var s admin.Status
-		if done, err := a.call(cmd, "GET", "/v1/status", nil, &s); done || err != nil {
+		done, err := a.ask(cmd, &s, func(ctx context.Context, c *admin.Client) error {
+			if err := c.Call(ctx, "GET", "/v1/status", nil, &s); err != nil || !all {
+				return err
+			}
+			return c.AllPeers(ctx, &s)
+		})
+		if done || err != nil {
 			return err
 		}
-		return showStatus(cmd.OutOrStdout(), s, all, long)
+		return showStatus(cmd.OutOrStdout(), s, view{all, long, a.reach()})
 	}
 	return cmd
 }
 
-func showStatus(w io.Writer, s admin.Status, all, long bool) error {
+// view is how the status is to be shown.
+type view struct {
+	all, long bool
+	reach     string // of the commands that are named in it
+}
+
+func showStatus(w io.Writer, s admin.Status, v view) error {
 	health := "well"
 	if !s.Health.OK {
 		health = "NOT well: " + strings.Join(s.Health.Problems, "; ")
 	}
-	waiting := 0
-	for _, p := range s.Peers {
-		if p.Waiting {
-			waiting++
-		}
-	}
 	fmt.Fprintf(w, "detour     %s, up %s\nkey        %s\nhealth     %s\nadmits     %s\npeers      %d connected, %d waiting\n",
-		s.Version, time.Since(s.Started).Truncate(time.Second), s.ServerKey, health, admitsInWords(s.Admission), len(s.Peers)-waiting, waiting)
+		s.Version, time.Since(s.Started).Truncate(time.Second), s.ServerKey, health, admitsInWords(s.Admission), s.Connected, s.Waiting)
 	for _, t := range s.Admission.Tenants {
 		name := "source"
 		if t.Name != "" {
@@ -65,15 +72,15 @@ func showStatus(w io.Writer, s admin.Status, all, long bool) error {
 		}
 	}
 	if s.Pending > 0 {
-		fmt.Fprintf(w, "pending    %d keys wait for you: detour admit pending\n", s.Pending)
+		fmt.Fprintf(w, "pending    %d keys wait for you: detour admit pending%s\n", s.Pending, v.reach)
 	}
 	if s.Bans > 0 {
-		fmt.Fprintf(w, "bans       %d: detour ban --list\n", s.Bans)
+		fmt.Fprintf(w, "bans       %d: detour ban --list%s\n", s.Bans, v.reach)
 	}
 	if s.Probes > 0 {
-		fmt.Fprintf(w, "probes     %s let in for a time, by a doctor or a token; to end that: detour admit probe-token --end\n", counted(s.Probes, "key"))
+		fmt.Fprintf(w, "probes     %s let in for a time, by a doctor or a token; to end that: detour admit probe-token --end%s\n", counted(s.Probes, "key"), v.reach)
 	}
-	return showPeers(w, s.Peers, all, long)
+	return showPeers(w, s.Peers, s.More, v)
 }
 
 func admitsInWords(a admin.Admission) string {
@@ -88,21 +95,21 @@ func admitsInWords(a admin.Admission) string {
 	return "members alone"
 }
 
-func showPeers(w io.Writer, peers []admin.Peer, all, long bool) error {
+// showPeers lists peers, of which more came earlier and are not among them.
+func showPeers(w io.Writer, peers []admin.Peer, more int, v view) error {
 	if len(peers) == 0 {
 		return nil
 	}
-	left := 0
-	if !all && len(peers) > shownPeers {
-		left = len(peers) - shownPeers
-		peers = peers[left:]
+	if !v.all && len(peers) > shownPeers {
+		more += len(peers) - shownPeers
+		peers = peers[len(peers)-shownPeers:]
 	}
 	fmt.Fprintln(w)
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "KEY\tNAME\tTENANT\tADDRESS\tSINCE\tSTATE")
 	for _, p := range peers {
 		k := p.Key.Hex()[:shownDigits] // which the other commands take
-		if long {
+		if v.long {
 			k = p.Key.String()
 		}
 		addr := "-"
@@ -121,8 +128,8 @@ func showPeers(w io.Writer, peers []admin.Peer, all, long bool) error {
 	if err := table.Flush(); err != nil {
 		return err
 	}
-	if left > 0 {
-		fmt.Fprintf(w, "and %d that came earlier: detour status --all\n", left)
+	if more > 0 {
+		fmt.Fprintf(w, "and %d that came earlier: detour status --all%s\n", more, v.reach)
 	}
 	return nil
 }

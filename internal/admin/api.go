@@ -37,9 +37,9 @@ type action struct {
 func (s *Server) actions() []action {
 	c := s.control
 	return []action{
-		{"GET", "/v1/status", "the relay and who is connected", func(*http.Request) (any, error) { return c.Status(), nil }},
+		{"GET", "/v1/status", "the relay and who is connected; ?skip=N", s.servePeers},
 		{"GET", "/v1/admit/pending", "keys that were refused lately", func(*http.Request) (any, error) { return orEmpty(c.Pending()), nil }},
-		{"GET", "/v1/admit/rules", "keys that were allowed or denied", func(*http.Request) (any, error) { return orEmpty(c.Rules()), nil }},
+		{"GET", "/v1/admit/rules", "keys that were allowed or denied; ?skip=N", s.serveRules},
 		{"POST", "/v1/admit/allow", "allow a key", with(c.Allow)},
 		{"POST", "/v1/admit/deny", "deny a key", with(c.Deny)},
 		{"POST", "/v1/admit/revoke", "forget what was said of a key", with(c.Revoke)},

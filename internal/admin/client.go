@@ -29,6 +29,7 @@ const (
 	hintUser    = "run this as the relay's user or as root"
 	hintHungUp  = "it hung up without an answer: " + hintUser + ", and check that it is a relay that listens there"
 	hintSilent  = "the relay does not answer: look at its log, and restart it if need be"
+	hintLong    = "a relay of this version sends less at once: is another version of detour running, or another program listening there? check --admin-listen"
 	hintProgram = "another program, or another version of detour, listens there: check --admin-listen"
 )
 
@@ -180,7 +181,7 @@ func (c *Client) request(ctx context.Context, method, path string, send io.Reade
 	case err != nil:
 		return 0, nil, c.unreachable(err)
 	case len(body) > c.maxAnswer:
-		return 0, nil, c.odd(path, fmt.Errorf("the answer is longer than %d bytes", c.maxAnswer))
+		return 0, nil, fmt.Errorf("admin: %s at %s: the answer is longer than %d bytes; hint: %s", path, c.address, c.maxAnswer, hintLong)
 	}
 	return resp.StatusCode, body, nil
 }

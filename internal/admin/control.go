@@ -48,10 +48,15 @@ type Status struct {
 	Started   time.Time `json:"started"`
 	Health    Health    `json:"health"`
 	Admission Admission `json:"admission"`
-	Peers     []Peer    `json:"peers"`   // those that wait included; the newest last
-	Pending   int       `json:"pending"` // keys that were refused and wait for a decision
-	Bans      int       `json:"bans"`
-	Probes    int       `json:"probes"` // keys of probes that are let in for a time, the relay's own left out
+	// Connected and Waiting count all peers. Peers are some of them: a page.
+	Connected int    `json:"connected"`
+	Waiting   int    `json:"waiting"`
+	Peers     []Peer `json:"peers"` // those that wait included; the newest last
+	// More is how many came earlier than the first of Peers: ?skip= asks for them.
+	More    int `json:"more"`
+	Pending int `json:"pending"` // keys that were refused and wait for a decision
+	Bans    int `json:"bans"`
+	Probes  int `json:"probes"` // keys of probes that are let in for a time, the relay's own left out
 }
 
 // Admission says who may connect.

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/detour-relay/detour/internal/key"
 )
 
 func secret(text string) Secret { return func() (string, error) { return text, nil } }
@@ -249,6 +251,21 @@ func TestTailscaleOAuth(t *testing.T) {
 	}
 }
 
+// An answer that holds no token is an answer: the server is not "down".
+func TestTailscaleOAuthWithoutToken(t *testing.T) {
+	for _, body := range []string{`{"token_type":"Bearer"}`, `<html>`} {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			fmt.Fprint(w, body)
+		}))
+		defer s.Close()
+		l, err := NewTailscale(TailscaleOptions{Tailnet: "-", BaseURL: s.URL, OAuthID: "kid", OAuthSecret: secret("s3cret")})
+		must(t, err)
+		_, err = l.List(t.Context())
+		wantHinted(t, err, "holds no token", "is base_url that of Tailscale's API?")
+	}
+}
+
 func TestKeysFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys")
 	write := func(text string) {
@@ -391,4 +408,36 @@ func FuzzTailscaleDevices(f *testing.F) {
 			t.Errorf("%d are admitted strictly, %d laxly", len(strict), len(lax))
 		}
 	})
+}
+
+// Names that a source gives go to terminals and into every status: whatever they
+// hold, they come out as short lines of text, also from the disk.
+func TestNamesAreCleaned(t *testing.T) {
+	odd := "\x1b[2J\u202ename\r\n" + strings.Repeat("x", 3<<20)
+	many := make([]string, 5000)
+	for i := range many {
+		many[i] = fmt.Sprintf("tag:%d\x07", i)
+	}
+	check := func(from string, m Member) {
+		t.Helper()
+		for _, text := range append([]string{m.Name, m.User}, m.Tags...) {
+			if len(text) > nameLimit || text == "" || text != clean(text, nameLimit) {
+				t.Errorf("%s: %.40q of %d bytes", from, text, len(text))
+			}
+		}
+		if len(m.Tags) != tagLimit {
+			t.Errorf("%s: %d tags", from, len(m.Tags))
+		}
+	}
+	var node headscaleNode
+	node.NodeKey, node.GivenName, node.User.Name, node.ForcedTags = numbered(1).String(), odd, odd, many
+	check("Headscale", headscaleEntries([]headscaleNode{node}, false, time.Now())[0].Member)
+	device := tailscaleDevice{NodeKey: numbered(1).String(), Hostname: odd, User: odd, Tags: many, Authorized: true}
+	check("Tailscale", (&tailscale{}).entries([]tailscaleDevice{device}, time.Now())[0].Member)
+
+	b := openBook(t, filepath.Join(t.TempDir(), "admission.db"), BookOptions{})
+	must(t, b.Memory("s").Save(map[key.Public]Stored{numbered(1): {Member: Member{Name: odd, User: odd, Tags: many}, At: time.Now()}}, nil))
+	all, err := b.Memory("s").Load()
+	must(t, err)
+	check("the disk", all[numbered(1)].Member)
 }

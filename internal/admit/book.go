@@ -1,6 +1,7 @@
 package admit
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -189,50 +190,52 @@ func (b *Book) banned(r Request) bool {
 	return false
 }
 
-// Put keeps a rule, in place of the one that the key has. At is set.
-func (b *Book) Put(r Rule) error {
+// Put keeps a rule, in place of the one that the key has, and returns what is kept: At
+// is set, and an empty Name or Note stays as it was.
+func (b *Book) Put(r Rule) (Rule, error) {
 	if r.Key.IsZero() {
-		return errors.New("a rule needs a key; hint: detour admit pending lists those that tried")
+		return Rule{}, errors.New("a rule needs a key; hint: detour admit pending lists those that tried")
 	}
 	if err := errors.Join(checkWords("name", r.Name), checkWords("note", r.Note)); err != nil {
-		return err
+		return Rule{}, err
 	}
 	b.writing.Lock()
 	defer b.writing.Unlock()
 	b.mu.RLock()
-	_, known := b.rules[r.Key]
+	before, known := b.rules[r.Key]
 	full := !known && len(b.rules) >= maxRules
 	b.mu.RUnlock()
 	if full {
-		return fmt.Errorf("there are %d rules, and no room for more; hint: revoke some, or name a source that knows your nodes", maxRules)
+		return Rule{}, fmt.Errorf("there are %d rules, and no room for more; hint: revoke some, or name a source that knows your nodes", maxRules)
 	}
+	r.Name, r.Note = cmp.Or(r.Name, before.Name), cmp.Or(r.Note, before.Note)
 	r.At = b.now().UTC().Truncate(time.Second)
 	if err := b.file.putRule(r); err != nil {
-		return err
+		return Rule{}, err
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.rules[r.Key] = r
-	return nil
+	return r, nil
 }
 
-// Revoke forgets the rule of a key and reports whether there was one.
-func (b *Book) Revoke(k key.Public) (bool, error) {
+// Revoke forgets the rule of a key, and returns it and whether there was one.
+func (b *Book) Revoke(k key.Public) (was Rule, had bool, err error) {
 	b.writing.Lock()
 	defer b.writing.Unlock()
 	b.mu.RLock()
-	_, known := b.rules[k]
+	was, had = b.rules[k]
 	b.mu.RUnlock()
-	if !known {
-		return false, nil
+	if !had {
+		return Rule{}, false, nil
 	}
 	if err := b.file.removeRule(k); err != nil {
-		return false, err
+		return Rule{}, false, err
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	delete(b.rules, k)
-	return true, nil
+	return was, true, nil
 }
 
 // Rule returns the rule of a key.
@@ -260,20 +263,20 @@ func (b *Book) Rules() []Rule {
 	return list
 }
 
-// Ban keeps a ban, in place of the one that its target has. At is set; an IPv4
-// network in IPv6 form becomes one of IPv4, and its host bits go.
-func (b *Book) Ban(ban Ban) error {
+// Ban keeps a ban, in place of the one that its target has, and returns what is kept:
+// At is set; an IPv4 network in IPv6 form becomes one of IPv4, and its host bits go.
+func (b *Book) Ban(ban Ban) (Ban, error) {
 	ban, err := b.checkBan(ban)
 	if err != nil {
-		return err
+		return Ban{}, err
 	}
 	b.writing.Lock()
 	defer b.writing.Unlock()
 	if b.countBans() >= maxBans && !b.isBanned(ban) {
-		return fmt.Errorf("there are %d bans, and no room for more; hint: remove some with detour ban --remove, or let a firewall do it", maxBans)
+		return Ban{}, fmt.Errorf("there are %d bans, and no room for more; hint: remove some with detour ban --remove, or let a firewall do it", maxBans)
 	}
 	if err := b.file.putBan(ban); err != nil {
-		return err
+		return Ban{}, err
 	}
 	b.mu.Lock()
 	b.put(ban)
@@ -282,7 +285,7 @@ func (b *Book) Ban(ban Ban) error {
 	case b.wake <- struct{}{}:
 	default:
 	}
-	return nil
+	return ban, nil
 }
 
 func (b *Book) checkBan(ban Ban) (Ban, error) {
@@ -341,8 +344,9 @@ func (b *Book) countBans() int {
 	return n
 }
 
-// Unban forgets the ban of exactly this target and reports whether there was one.
-func (b *Book) Unban(target Ban) (bool, error) {
+// Unban forgets the ban of exactly this target, and returns it and whether there was
+// one.
+func (b *Book) Unban(target Ban) (was Ban, had bool, err error) {
 	if target.Net.IsValid() {
 		target.Net = unmapped(target.Net)
 	}
@@ -353,14 +357,14 @@ func (b *Book) Unban(target Ban) (bool, error) {
 			continue
 		}
 		if err := b.file.removeBan(ban); err != nil {
-			return false, err
+			return Ban{}, false, err
 		}
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		b.drop(ban)
-		return true, nil
+		return ban, true, nil
 	}
-	return false, nil
+	return target, false, nil
 }
 
 // Bans returns all bans, the newest first, those that are over left out.
@@ -456,11 +460,15 @@ func (b *Book) forgetOver() (some bool) {
 	return len(over) > 0
 }
 
+// unprintable are characters that turn what stands around them, or cannot be seen.
+// Spaces of all widths are none.
+func unprintable(r rune) bool { return !unicode.IsPrint(r) && !unicode.Is(unicode.Zs, r) }
+
 func checkWords(what, text string) error {
 	switch {
 	case len(text) > maxNote:
 		return fmt.Errorf("the %s is %d bytes long, more than %d; hint: shorten it", what, len(text), maxNote)
-	case !utf8.ValidString(text) || strings.ContainsFunc(text, unicode.IsControl):
+	case !utf8.ValidString(text) || strings.ContainsFunc(text, unprintable):
 		return fmt.Errorf("the %s has characters that do not print; hint: write it in one line of text", what)
 	}
 	return nil

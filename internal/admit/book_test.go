@@ -37,13 +37,16 @@ func must(t *testing.T, err error) {
 	}
 }
 
+// errOf is the error of a change alone.
+func errOf[T any](_ T, err error) error { return err }
+
 func TestBookRules(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "admission.db")
 	b := openBook(t, path, BookOptions{})
 	me, other := Request{Key: numbered(1)}, Request{Key: numbered(2)}
 	ask, elsewhere := b.Ask("home"), b.Ask("")
-	must(t, b.Put(Rule{Key: me.Key, Allow: true, Tenant: "home", Name: "laptop", Note: "Ann's"}))
-	must(t, b.Put(Rule{Key: other.Key}))
+	must(t, errOf(b.Put(Rule{Key: me.Key, Allow: true, Tenant: "home", Name: "laptop", Note: "Ann's"})))
+	must(t, errOf(b.Put(Rule{Key: other.Key})))
 	if v, _ := ask.(Peeker).Peek(me); v.Answer != Allow || v.Member.Name != "laptop" {
 		t.Errorf("allowed: %+v", v)
 	}
@@ -59,12 +62,12 @@ func TestBookRules(t *testing.T) {
 	if r, ok := b.Rule(me.Key); !ok || r.Note != "Ann's" || r.At.IsZero() || len(b.Rules()) != 2 {
 		t.Errorf("after a restart: %+v of %+v", r, b.Rules())
 	}
-	must(t, b.Put(Rule{Key: other.Key, Allow: true}))
+	must(t, errOf(b.Put(Rule{Key: other.Key, Allow: true})))
 	if b.Bars(other) != "" {
 		t.Error("still denied")
 	}
 	for _, want := range []bool{true, false} {
-		if had, err := b.Revoke(me.Key); err != nil || had != want {
+		if _, had, err := b.Revoke(me.Key); err != nil || had != want {
 			t.Errorf("revoked: %v, %v", had, err)
 		}
 	}
@@ -78,10 +81,10 @@ func TestBookBans(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	b := openBook(t, path, BookOptions{Now: func() time.Time { return now }})
 	at := func(ip string) Request { return Request{Key: numbered(1), Addr: netip.MustParseAddr(ip)} }
-	must(t, b.Ban(Ban{Net: netip.MustParsePrefix("192.0.2.77/24")}))
-	must(t, b.Ban(Ban{Net: netip.MustParsePrefix("::ffff:198.51.100.7/128"), Until: now.Add(time.Hour)}))
-	must(t, b.Ban(Ban{Net: netip.MustParsePrefix("2001:db8:1::/48")}))
-	must(t, b.Ban(Ban{Key: numbered(9), Note: "noisy"}))
+	must(t, errOf(b.Ban(Ban{Net: netip.MustParsePrefix("192.0.2.77/24")})))
+	must(t, errOf(b.Ban(Ban{Net: netip.MustParsePrefix("::ffff:198.51.100.7/128"), Until: now.Add(time.Hour)})))
+	must(t, errOf(b.Ban(Ban{Net: netip.MustParsePrefix("2001:db8:1::/48")})))
+	must(t, errOf(b.Ban(Ban{Key: numbered(9), Note: "noisy"})))
 	check := func(when string, banned, free []Request) {
 		t.Helper()
 		for _, r := range banned {
@@ -104,10 +107,10 @@ func TestBookBans(t *testing.T) {
 	}
 	now = now.Add(time.Hour)
 	check("an hour later", []Request{at("192.0.2.1")}, append(free, at("198.51.100.7")))
-	if had, err := b.Unban(Ban{Net: netip.MustParsePrefix("192.0.2.0/24")}); !had || err != nil {
+	if _, had, err := b.Unban(Ban{Net: netip.MustParsePrefix("192.0.2.0/24")}); !had || err != nil {
 		t.Errorf("unbanned: %v, %v", had, err)
 	}
-	if had, err := b.Unban(Ban{Key: numbered(8)}); had || err != nil {
+	if _, had, err := b.Unban(Ban{Key: numbered(8)}); had || err != nil {
 		t.Errorf("unbanned: %v, %v", had, err)
 	}
 	check("unbanned", []Request{{Key: numbered(9)}}, []Request{at("192.0.2.1")})
@@ -122,7 +125,7 @@ func TestBansEndByThemselves(t *testing.T) {
 		var changes, ended int
 		done := make(chan struct{})
 		go func() { defer close(done); b.Serve(ctx, func() { changes++ }); ended++ }()
-		must(t, b.Ban(Ban{Key: numbered(1), Until: time.Now().Add(90 * time.Minute)}))
+		must(t, errOf(b.Ban(Ban{Key: numbered(1), Until: time.Now().Add(90 * time.Minute)})))
 		time.Sleep(89 * time.Minute)
 		synctest.Wait()
 		if changes != 0 || len(b.Bans()) != 1 {
@@ -142,13 +145,15 @@ func TestBansEndByThemselves(t *testing.T) {
 func TestBookRefuses(t *testing.T) {
 	b := openBook(t, filepath.Join(t.TempDir(), "admission.db"), BookOptions{})
 	for name, err := range map[string]error{
-		"no key":       b.Put(Rule{Allow: true}),
-		"long name":    b.Put(Rule{Key: numbered(1), Name: strings.Repeat("x", 201)}),
-		"odd note":     b.Put(Rule{Key: numbered(1), Note: "a\nb"}),
-		"everybody":    b.Ban(Ban{Net: netip.MustParsePrefix("0.0.0.0/0")}),
-		"everybody 6":  b.Ban(Ban{Net: netip.MustParsePrefix("::/0")}),
-		"nobody":       b.Ban(Ban{}),
-		"over already": b.Ban(Ban{Key: numbered(1), Until: time.Now().Add(-time.Second)}),
+		"no key":       errOf(b.Put(Rule{Allow: true})),
+		"long name":    errOf(b.Put(Rule{Key: numbered(1), Name: strings.Repeat("x", 201)})),
+		"odd note":     errOf(b.Put(Rule{Key: numbered(1), Note: "a\nb"})),
+		"turned name":  errOf(b.Put(Rule{Key: numbered(1), Name: "gpj.\u202etxt"})),
+		"hidden note":  errOf(b.Put(Rule{Key: numbered(1), Note: "a\u200bb"})),
+		"everybody":    errOf(b.Ban(Ban{Net: netip.MustParsePrefix("0.0.0.0/0")})),
+		"everybody 6":  errOf(b.Ban(Ban{Net: netip.MustParsePrefix("::/0")})),
+		"nobody":       errOf(b.Ban(Ban{})),
+		"over already": errOf(b.Ban(Ban{Key: numbered(1), Until: time.Now().Add(-time.Second)})),
 	} {
 		if err == nil || !strings.Contains(err.Error(), "; hint: ") {
 			t.Errorf("%s: %v", name, err)
@@ -163,7 +168,7 @@ func TestBookFiles(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "admission.db")
 	b := openBook(t, path, BookOptions{})
-	must(t, b.Put(Rule{Key: numbered(1), Allow: true}))
+	must(t, errOf(b.Put(Rule{Key: numbered(1), Allow: true})))
 	if _, err := OpenBook(path, BookOptions{}); err == nil || !strings.Contains(err.Error(), "another relay") {
 		t.Errorf("opened twice: %v", err)
 	}
@@ -189,7 +194,7 @@ func TestBookFiles(t *testing.T) {
 		if got := j.take(); len(got) != 1 || !strings.Contains(got[0], "hint: ") {
 			t.Errorf("%s: logged %q", name, got)
 		}
-		must(t, d.Put(Rule{Key: numbered(2)}))
+		must(t, errOf(d.Put(Rule{Key: numbered(2)})))
 		if aside, _ := filepath.Glob(file + ".damaged-*"); len(aside) != 1 {
 			t.Errorf("%s: aside %q", name, aside)
 		}
@@ -202,13 +207,37 @@ func TestBookFiles(t *testing.T) {
 	}
 }
 
+// A file that something has emptied is no first start.
+func TestBookEmptied(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "admission.db")
+	j := &journal{}
+	o := BookOptions{Logger: slog.New(j)}
+	must(t, openBook(t, path, o).Close())
+	j.want(t)
+	must(t, os.Truncate(path, 0))
+	b := openBook(t, path, o)
+	if got := j.take(); len(got) != 1 || !strings.Contains(got[0], "is EMPTY") || !strings.Contains(got[0], "hint: ") {
+		t.Errorf("logged %q", got)
+	}
+	must(t, errOf(b.Put(Rule{Key: numbered(2)})))
+	must(t, b.Close())
+	b = openBook(t, path, o)
+	j.want(t)
+	if len(b.Rules()) != 1 {
+		t.Errorf("%d rules", len(b.Rules()))
+	}
+	if left, _ := filepath.Glob(path + "?*"); len(left) != 0 {
+		t.Errorf("left behind %q", left)
+	}
+}
+
 // A file that was cut off, or was overwritten in places, does not end the relay.
 func TestBookDamagedAnywhere(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "admission.db")
 	b := openBook(t, path, BookOptions{})
 	for n := range 150 {
-		must(t, b.Put(Rule{Key: numbered(n), Note: strings.Repeat("x", 180)}))
+		must(t, errOf(b.Put(Rule{Key: numbered(n), Note: strings.Repeat("x", 180)})))
 	}
 	must(t, b.Close())
 	whole, err := os.ReadFile(path)
@@ -312,30 +341,92 @@ func keepBooks() {
 	if path == "" {
 		return
 	}
+	fmt.Println("open")
 	b, err := OpenBook(path, BookOptions{})
 	if err != nil {
 		fmt.Println("error", err)
 		os.Exit(1)
 	}
 	for n := 0; ; n++ {
-		k := n % 50
-		fmt.Printf("try %d %d\n", k, n)
-		if n%7 == 6 {
-			_, err = b.Revoke(numbered(k))
-			if err == nil {
-				fmt.Printf("gone %d\n", k)
-			}
-		} else if err = b.Put(Rule{Key: numbered(k), Allow: true, Name: strconv.Itoa(n)}); err == nil {
-			fmt.Printf("done %d %d\n", k, n)
+		k, word := n%50, "done"
+		ruled, banned := numbered(k), numbered(k+firstBan)
+		switch n % 7 {
+		case 6:
+			word = "gone"
+			fmt.Printf("try %d %d\n", k, n)
+			_, _, err = b.Revoke(ruled)
+		case 2, 4:
+			k += firstBan
+			fmt.Printf("try %d %d\n", k, n)
+			err = errOf(b.Ban(Ban{Key: banned, Note: strconv.Itoa(n)}))
+		case 5:
+			k += firstBan
+			word = "gone"
+			fmt.Printf("try %d %d\n", k, n)
+			_, _, err = b.Unban(Ban{Key: banned})
+		default:
+			fmt.Printf("try %d %d\n", k, n)
+			err = errOf(b.Put(Rule{Key: ruled, Allow: true, Name: strconv.Itoa(n)}))
+		}
+		if err == nil {
+			fmt.Printf("%s %d %d\n", word, k, n)
 		}
 		if err == nil && n%11 == 0 {
-			err = b.Memory("s").Save(map[key.Public]Stored{numbered(k): {At: time.Now()}}, nil)
+			err = b.Memory("s").Save(map[key.Public]Stored{ruled: {At: time.Now()}}, nil)
 		}
 		if err != nil {
 			fmt.Println("error", err)
 			os.Exit(1)
 		}
 	}
+}
+
+// firstBan is the number of the first key that keepBooks bans; those before it have
+// rules.
+const firstBan = 100
+
+// decided is what a book has by key: a rule's name or a ban's note.
+func decided(b *Book) map[key.Public]string {
+	found := map[key.Public]string{}
+	for _, r := range b.Rules() {
+		found[r.Key] = r.Name
+	}
+	for _, ban := range b.Bans() {
+		found[ban.Key] = ban.Note
+	}
+	return found
+}
+
+// A relay that is killed while it begins its book leaves none, or a whole one.
+func TestKilledAtTheBeginning(t *testing.T) {
+	begun := 0
+	for range 20 {
+		path := filepath.Join(t.TempDir(), "admission.db")
+		child := exec.Command(os.Args[0])
+		child.Env = append(os.Environ(), "DETOUR_TEST_BOOK="+path)
+		out, err := child.StdoutPipe()
+		must(t, err)
+		must(t, child.Start())
+		lines := bufio.NewScanner(out)
+		if !lines.Scan() || lines.Text() != "open" {
+			t.Fatalf("the child says %q", lines.Text())
+		}
+		wait(rand.N(4 * time.Millisecond))
+		must(t, child.Process.Kill())
+		for n := 0; lines.Scan(); n++ {
+			if n == 0 {
+				begun++
+			}
+		}
+		_ = child.Wait() // killed
+		j := &journal{}
+		b, err := OpenBook(path, BookOptions{Logger: slog.New(j)})
+		must(t, err)
+		must(t, errOf(b.Put(Rule{Key: numbered(60)})))
+		must(t, b.Close())
+		j.want(t)
+	}
+	t.Logf("%d of 20 had begun their book", begun)
 }
 
 // A relay that is killed at any moment has lost nothing that it had acknowledged.
@@ -346,7 +437,7 @@ func TestKilled(t *testing.T) {
 		kills = n
 	}
 	path := filepath.Join(t.TempDir(), "admission.db")
-	rules := map[key.Public]string{} // as acknowledged
+	rules := map[key.Public]string{} // and bans, as acknowledged
 	var changes int
 	for round := range kills {
 		child := exec.Command(os.Args[0])
@@ -362,6 +453,7 @@ func TestKilled(t *testing.T) {
 			var k, v int
 			fmt.Sscan(lines.Text(), &word, &k, &v)
 			switch word {
+			case "open":
 			case "try":
 				tried = numbered(k)
 			case "done":
@@ -380,26 +472,21 @@ func TestKilled(t *testing.T) {
 		_ = child.Wait() // killed
 		b, err := OpenBook(path, BookOptions{})
 		must(t, err)
-		found := map[key.Public]string{}
-		for _, r := range b.Rules() {
-			found[r.Key] = r.Name
-		}
+		found := decided(b)
+		now, there := found[tried]
 		must(t, b.Close())
 		// The change under way may be there or not; nothing else may differ.
 		delete(found, tried)
 		want := maps.Clone(rules)
 		delete(want, tried)
 		if !maps.Equal(found, want) {
-			t.Fatalf("round %d: %d rules, want %d:\n%v\n%v", round, len(found), len(want), found, want)
+			t.Fatalf("round %d: %d rules and bans, want %d:\n%v\n%v", round, len(found), len(want), found, want)
 		}
-		b, err = OpenBook(path, BookOptions{})
-		must(t, err)
-		if r, ok := b.Rule(tried); ok {
-			rules[tried] = r.Name
+		if there {
+			rules[tried] = now
 		} else {
 			delete(rules, tried)
 		}
-		must(t, b.Close())
 	}
 	t.Logf("killed %d times amid %d acknowledged changes; none is lost", kills, changes)
 }

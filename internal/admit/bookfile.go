@@ -51,7 +51,7 @@ const hintBook = "look at the file and its directory: space, and the rights of t
 
 // openBookFile opens path. What is no book is moved aside.
 func openBookFile(path string, logger *slog.Logger, now time.Time) (*bookFile, error) {
-	db, err := openBolt(path)
+	db, err := openOrBegin(path, logger)
 	if err == nil {
 		return &bookFile{db}, nil
 	}
@@ -70,10 +70,51 @@ func openBookFile(path string, logger *slog.Logger, now time.Time) (*bookFile, e
 	}
 	logger.Error("the file of whom you have allowed, denied and banned was damaged and is moved aside; the relay begins with an empty one; "+
 		"hint: put a backup in its place, or allow your nodes again: detour admit pending lists them", "file", path, "aside", aside, "err", err)
-	if db, err = openBolt(path); err != nil {
+	if db, err = openOrBegin(path, logger); err != nil {
 		return nil, fmt.Errorf("open %s: %w; hint: %s", path, err, hintBook)
 	}
 	return &bookFile{db}, nil
+}
+
+// openOrBegin opens path, and makes the file where there is none. It is made whole
+// under another name, so that a relay that is killed meanwhile leaves none or a whole
+// one: an empty file has been emptied by something else, and that is said.
+func openOrBegin(path string, logger *slog.Logger) (*bolt.DB, error) {
+	info, err := os.Stat(path)
+	switch {
+	case err == nil && info.Mode().IsRegular() && info.Size() == 0:
+		logger.Error("the file of whom you have allowed, denied and banned is EMPTY: nobody is allowed, denied or banned any more; "+
+			"hint: put a backup in its place, or ban and allow again: detour admit pending lists who tries; was the disk full, or the file cut off by hand?", "file", path)
+	case !errors.Is(err, fs.ErrNotExist): // a file, or something that opening it tells
+		return openBolt(path)
+	}
+	staged := path + ".new"
+	if err := os.Remove(staged); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	db, err := openBolt(staged)
+	if err != nil {
+		return nil, err
+	}
+	if err := db.Close(); err != nil {
+		return nil, err
+	}
+	if err := replace(staged, path); err != nil {
+		return nil, err
+	}
+	return openBolt(path)
+}
+
+// replace puts a staged file in the place of another.
+func replace(staged, path string) error {
+	if err := os.Rename(staged, path); err != nil {
+		return err
+	}
+	if dir, err := os.Open(filepath.Dir(path)); err == nil {
+		_ = dir.Sync() // on systems that cannot, the rename lasts all the same
+		_ = dir.Close()
+	}
+	return nil
 }
 
 // otherVersion is the version of a file that this program does not know.
@@ -203,12 +244,8 @@ func compacted(db *bolt.DB, path string) (*bolt.DB, error) {
 		return db, nil
 	}
 	closeQuietly(db)
-	if err := os.Rename(staged, path); err != nil {
+	if err := replace(staged, path); err != nil {
 		return nil, err
-	}
-	if dir, err := os.Open(filepath.Dir(path)); err == nil {
-		_ = dir.Sync() // on systems that cannot, the rename lasts all the same
-		_ = dir.Close()
 	}
 	return bolt.Open(path, bookMode, &bolt.Options{Timeout: bookLockWait, FreelistType: bolt.FreelistMapType})
 }
@@ -333,6 +370,7 @@ func (m memory) Load() (map[key.Public]Stored, error) {
 		return bucket.ForEach(func(k, v []byte) error {
 			var s Stored
 			if len(k) == key.Size && json.Unmarshal(v, &s) == nil && time.Since(s.At) < answersLast {
+				s.Member = s.Member.cleaned() // as another program, or an older one, has written it
 				all[key.Public(k)] = s
 			}
 			return nil

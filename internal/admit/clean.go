@@ -1,6 +1,7 @@
 package admit
 
 import (
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -27,6 +28,21 @@ func clean(text string, limit int) string {
 		cut--
 	}
 	return text[:cut]
+}
+
+// cleaned is m as it may be kept and shown, whoever has written it: each name and tag
+// cleaned, and tagLimit tags at most.
+func (m Member) cleaned() Member {
+	c := Member{Name: clean(m.Name, nameLimit), User: clean(m.User, nameLimit)}
+	for _, tag := range m.Tags {
+		if len(c.Tags) == tagLimit {
+			break
+		}
+		if tag = clean(tag, nameLimit); tag != "" && !slices.Contains(c.Tags, tag) {
+			c.Tags = append(c.Tags, tag)
+		}
+	}
+	return c
 }
 
 // firstLine returns the first line of text, cleaned.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"time"
 )
 
@@ -70,7 +71,11 @@ func (s *execSource) Decide(ctx context.Context, r Request) (Verdict, error) {
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	cmd.WaitDelay = execLinger
 	asGroup(cmd)
+	// A program that is to end with the relay ends with the thread that has started it:
+	// this one lasts for as long as the program.
+	runtime.LockOSThread()
 	err := cmd.Run()
+	runtime.UnlockOSThread()
 	state := cmd.ProcessState
 	switch {
 	case state == nil:

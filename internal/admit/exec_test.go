@@ -3,10 +3,13 @@
 package admit
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -88,8 +91,37 @@ func TestExecIsStopped(t *testing.T) {
 	}
 }
 
-// wait passes time while another process works, which tells nobody.
-func wait(d time.Duration) { <-time.After(d) }
+// A relay that is killed leaves no program behind that decides.
+func TestExecEndsWithTheRelay(t *testing.T) {
+	if runtime.GOOS != "linux" && runtime.GOOS != "freebsd" {
+		t.Skip("this system does not end a program with its parent")
+	}
+	fifo := filepath.Join(t.TempDir(), "pid")
+	must(t, syscall.Mkfifo(fifo, 0o600))
+	pipe, err := os.OpenFile(fifo, os.O_RDWR, 0) // for reading alone it would wait here
+	must(t, err)
+	defer pipe.Close()
+	s := program(t, "echo $$ >"+fifo+"; exec sleep 60").(*execSource)
+	child := exec.Command(os.Args[0])
+	child.Env = append(os.Environ(), "DETOUR_TEST_EXEC="+s.path)
+	must(t, child.Start())
+	must(t, pipe.SetReadDeadline(time.Now().Add(10*time.Second)))
+	line, err := bufio.NewReader(pipe).ReadString('\n')
+	must(t, err)
+	var pid int
+	fmt.Sscan(line, &pid)
+	if !alive(pid) {
+		t.Fatalf("process %d does not run", pid)
+	}
+	must(t, child.Process.Kill())
+	_ = child.Wait() // killed
+	for deadline := time.Now().Add(4 * time.Second); alive(pid); wait(time.Millisecond) {
+		if time.Now().After(deadline) {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+			t.Fatalf("process %d still runs", pid)
+		}
+	}
+}
 
 // alive tells whether a process runs. One that has ended and that nobody has waited
 // for does not.

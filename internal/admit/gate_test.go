@@ -21,6 +21,7 @@ import (
 
 func TestMain(m *testing.M) {
 	keepBooks() // does not return in a child of TestKilled
+	keepAsking()
 	goleak.VerifyTestMain(m)
 }
 

@@ -142,13 +142,13 @@ func TestGuestsAndRules(t *testing.T) {
 	if err := g.Invite(Guests{Keys: []key.Public{numbered(1)}, For: time.Minute}); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.Ban(Ban{Net: netip.PrefixFrom(somewhere, 24)}); err != nil {
+	if _, err := b.Ban(Ban{Net: netip.PrefixFrom(somewhere, 24)}); err != nil {
 		t.Fatal(err)
 	}
 	if d := g.Admit(context.Background(), numbered(1), somewhere); !d.Admitted {
 		t.Errorf("banned by address: %+v", d)
 	}
-	if err := b.Ban(Ban{Key: numbered(1)}); err != nil {
+	if _, err := b.Ban(Ban{Key: numbered(1)}); err != nil {
 		t.Fatal(err)
 	}
 	if d := g.Admit(context.Background(), numbered(1), netip.Addr{}); d.Reason != ReasonBanned {

@@ -93,19 +93,15 @@ func headscaleEntries(nodes []headscaleNode, refuseExpired bool, now time.Time) 
 		if refuseExpired && n.Expiry != nil && n.Expiry.Year() > 1 && n.Expiry.Before(now) {
 			continue
 		}
-		m := Member{Name: n.GivenName, User: n.User.Name, Tags: n.Tags}
+		m := Member{Name: n.GivenName, User: n.User.Name}
 		if m.Name == "" {
 			m.Name = n.Name
 		}
 		if m.User == "" {
 			m.User = n.User.Email
 		}
-		for _, tag := range append(n.ForcedTags, n.ValidTags...) {
-			if !slices.Contains(m.Tags, tag) {
-				m.Tags = append(m.Tags, tag)
-			}
-		}
-		list = append(list, Entry{k, m})
+		m.Tags = slices.Concat(n.Tags, n.ForcedTags, n.ValidTags)
+		list = append(list, Entry{k, m.cleaned()})
 	}
 	return list
 }

@@ -122,6 +122,9 @@ func (t *tailscale) access(ctx context.Context) (string, error) {
 			return "", fmt.Errorf("the OAuth client gets no token: %w; hint: check oauth_id and its secret, and its scope devices:core:read",
 				&statusError{status: failed.Response.StatusCode, after: retryAfter(failed.Response.Header)})
 		}
+		if _, ok := errors.AsType[*url.Error](err); !ok { // it has answered
+			return "", fmt.Errorf("the answer to the OAuth client holds no token: %v; hint: is base_url that of Tailscale's API?", err)
+		}
 		return "", fmt.Errorf("get a token for the OAuth client: %w", unreached(err))
 	}
 	t.token = token
@@ -160,7 +163,7 @@ func (t *tailscale) entries(devices []tailscaleDevice, now time.Time) (list []En
 		if name == "" {
 			name = d.Hostname
 		}
-		list = append(list, Entry{k, Member{Name: name, User: d.User, Tags: d.Tags}})
+		list = append(list, Entry{k, Member{Name: name, User: d.User, Tags: d.Tags}.cleaned()})
 	}
 	return list
 }

@@ -193,10 +193,6 @@ func memberOf(object map[string]json.RawMessage) Member {
 	if m.User == "" {
 		m.User = clean(w.UserProfile.DisplayName, nameLimit)
 	}
-	for _, tag := range w.Node.Tags {
-		if tag = clean(tag, nameLimit); tag != "" && len(m.Tags) < tagLimit {
-			m.Tags = append(m.Tags, tag)
-		}
-	}
-	return m
+	m.Tags = w.Node.Tags
+	return m.cleaned()
 }

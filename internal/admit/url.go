@@ -39,6 +39,7 @@ type URLOptions struct {
 	// URL is http or https. A user and password in it are sent as basic
 	// authentication; they and the query are never shown.
 	URL    string
+	Token  Secret // sent as Authorization: Bearer; nil: none is
 	CAFile string // PEM of the only authorities to trust; empty: the system's
 	// Derper reads answers exactly as derper does: only a failed transport is
 	// Unavailable, and whatever is not a clear Allow is Refuse.
@@ -54,6 +55,8 @@ type urlSource struct {
 	url      string            // what is asked
 	shown    string            // the URL for people: without user, password and query
 	secrets  *strings.Replacer // takes them out of what else is shown
+	token    Secret            // nil: none
+	sent     string            // the token of the question under way
 	derper   bool
 	forwards bool
 	client   *http.Client
@@ -93,7 +96,7 @@ func newURL(o URLOptions) (*urlSource, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &urlSource{name: o.Name, url: u.String(), shown: shownURL(u), secrets: hider(u), derper: o.Derper}
+	s := &urlSource{name: o.Name, url: u.String(), shown: shownURL(u), secrets: hider(u), token: o.Token, derper: o.Derper}
 	transport := o.Transport
 	if transport == nil {
 		if transport, err = newTransport(o.CAFile); err != nil {
@@ -222,6 +225,14 @@ func (s *urlSource) Decide(ctx context.Context, r Request) (Verdict, error) {
 		req.Header.Set("Content-Type", "application/json")
 		req.Header.Set("Accept", "application/json")
 	}
+	if s.token != nil {
+		token, err := s.token()
+		if err != nil {
+			return Verdict{Answer: Unavailable}, err
+		}
+		req.Header.Set("Authorization", "Bearer "+token)
+		s = s.hiding(token)
+	}
 	res, err := s.client.Do(req)
 	if err != nil {
 		return s.unavailable("cannot be reached", err, "check that the server runs and that its address, name and certificate are right")
@@ -235,16 +246,32 @@ func (s *urlSource) Decide(ctx context.Context, r Request) (Verdict, error) {
 	if err != nil {
 		return s.unavailable("broke off its answer", err, "look at the server's log")
 	}
-	answer, wrong := readVerify(res.StatusCode, text)
+	answer, _ := readVerify(res.StatusCode, text)
 	if answer == Unavailable {
+		_, wrong := readVerify(res.StatusCode, []byte(s.hide(string(text)))) // before it is cut
 		return s.unavailable(wrong, nil, hintForStatus(res.StatusCode))
 	}
 	return Verdict{Answer: answer}, nil
 }
 
+// hiding is s for one question, with its token, which is not shown either.
+func (s *urlSource) hiding(token string) *urlSource {
+	once := *s
+	once.sent = token
+	return &once
+}
+
+// hide takes all secrets out of a text that is shown.
+func (s *urlSource) hide(text string) string {
+	if s.sent != "" {
+		text = strings.ReplaceAll(text, s.sent, "[hidden]")
+	}
+	return s.secrets.Replace(text)
+}
+
 // unavailable is the answer when the server did not give one.
 func (s *urlSource) unavailable(what string, err error, hint string) (Verdict, error) {
-	return Verdict{Answer: Unavailable}, errors.New(s.secrets.Replace(s.shown + " " + what + because(err) + "; hint: " + hint))
+	return Verdict{Answer: Unavailable}, errors.New(s.hide(s.shown + " " + what + because(err) + "; hint: " + hint))
 }
 
 // because returns ": " and why a request failed, or "". The URL that net/http puts
@@ -265,7 +292,7 @@ func because(err error) string {
 func hintForStatus(status int) string {
 	switch {
 	case status == http.StatusUnauthorized || status == http.StatusForbidden:
-		return "check the user and password in the URL"
+		return "check the token, or the user and password in the URL"
 	case status == http.StatusNotFound || status == http.StatusMethodNotAllowed:
 		return "check the path of the URL"
 	case status >= 500:

@@ -2,6 +2,7 @@ package admit
 
 import (
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -395,3 +396,37 @@ func FuzzWhoisAnswer(f *testing.F) {
 // whoisAnswer has the shape of tailscaled's.
 const whoisAnswer = `{"Node":{"Name":"laptop.tail1234.ts.net.","ComputedName":"laptop","Tags":["tag:a","tag:b"],"Key":"nodekey:00"},
 	"UserProfile":{"LoginName":"alice@example.com","DisplayName":"Alice"},"CapMap":{"x":[{}]}}`
+
+// A token comes from outside the settings, anew for each question, and is shown
+// nowhere, not even in part.
+func TestURLToken(t *testing.T) {
+	var sent string
+	status := http.StatusOK
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		sent = r.Header.Get("Authorization")
+		w.WriteHeader(status)
+		if status == http.StatusOK {
+			fmt.Fprint(w, `{"Allow":true}`)
+			return
+		}
+		fmt.Fprint(w, strings.Repeat("x", 100), sent) // which is cut amid the token
+	}))
+	defer server.Close()
+	token, broken := "a-token-that-is-rather-long-0123456789", error(nil)
+	s := newSource(t, URLOptions{URL: server.URL, Token: func() (string, error) { return token, broken }})
+	wantAnswerFor(t, s, Request{Key: numbered(1)}, Allow)
+	if sent != "Bearer "+token {
+		t.Errorf("sent %q", sent)
+	}
+	token = "another-token-that-is-rather-long-0123456789"
+	status = http.StatusForbidden
+	_, err := s.Decide(t.Context(), Request{Key: numbered(1)})
+	wantHinted(t, err, "check the token")
+	if sent != "Bearer "+token || strings.Contains(err.Error(), token[:5]) {
+		t.Errorf("sent %q, shown %v", sent, err)
+	}
+	sent, broken = "", errors.New("no file; hint: make it")
+	if v, err := s.Decide(t.Context(), Request{Key: numbered(1)}); v.Answer != Unavailable || !errors.Is(err, broken) || sent != "" {
+		t.Errorf("without a token: %v, %v, sent %q", v, err, sent)
+	}
+}

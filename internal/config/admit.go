@@ -174,7 +174,7 @@ var kindRules = map[string]kindRule{
 	AdmitNone:       {},
 	AdmitAsk:        {},
 	AdmitKeys:       {target: "FILE", check: checkPath},
-	AdmitURL:        {target: "URL", check: checkSourceURL, options: append([]string{"ca_file", "derper"}, perKeyOptions...)},
+	AdmitURL:        {target: "URL", check: checkSourceURL, options: append([]string{"token_file", "token_env", "ca_file", "derper"}, perKeyOptions...)},
 	AdmitExec:       {target: "PATH", check: checkPath, options: perKeyOptions},
 	AdmitTailscaled: {target: "SOCKET", optional: true, check: checkPath, options: perKeyOptions},
 	AdmitHeadscale: {target: "URL", check: checkSourceURL, options: slices.Concat(

@@ -21,8 +21,10 @@ func checkEntryTogether(e Entry) []fault {
 		return n
 	}
 	switch {
-	case e.Kind == AdmitHeadscale && has("token_file", "token_env") > 1:
+	case has("token_file", "token_env") > 1:
 		return bad("keep one", "token_file and token_env are both given")
+	case has("token_file", "token_env") > 0 && withUser(e.Target):
+		return bad("keep the token", "a token and a password in the URL are both given")
 	case e.Kind == AdmitHeadscale && has("token_file", "token_env") > 0 && has("allow_for", "refuse_for", "timeout") > 0:
 		return bad("leave them out, and set refresh=", "allow_for, refuse_for and timeout are for /verify, and with a token the list of nodes is asked for instead")
 	case e.Kind == AdmitHeadscale && has("refresh", "expired") > 0 && has("token_file", "token_env") == 0:
@@ -105,6 +107,38 @@ func checkSourceURL(text string) []fault {
 		return bad("write it as in https://headscale.example.com", "%s is not an http or https URL", quote(redacted(text)))
 	}
 	return nil
+}
+
+// withUser reports whether a URL has a user or password in it.
+func withUser(text string) bool {
+	u, err := url.Parse(text)
+	return err == nil && u.User != nil
+}
+
+// shownSecrets finds passwords in entries of admit or tenants that came as flags:
+// every user of the machine sees command lines.
+func shownSecrets(s setting, entries []string) (faults []fault) {
+	for _, text := range joinEntries(entries) {
+		switch s.Name {
+		case "admit":
+		case "tenants":
+			_, text, _ = strings.Cut(text, ":")
+		default:
+			return nil
+		}
+		e, _ := parseEntry(text)
+		hint := "put it into the configuration file or a variable"
+		switch e.Kind {
+		case AdmitURL:
+			hint = "write the URL without it, and token_file=FILE or token_env=NAME behind a comma: that is sent as Authorization: Bearer"
+		case AdmitHeadscale:
+			hint = "write url=https://HOST/verify,token_file=FILE where a proxy in front of Headscale's /verify wants a token"
+		}
+		if withUser(e.Target) || withUser(e.Options["base_url"]) {
+			faults = append(faults, bad(hint, "the URL of %s holds a user or password, and command lines are seen by all users of a machine", e.Name())...)
+		}
+	}
+	return faults
 }
 
 // redacted leaves out what may be a password.

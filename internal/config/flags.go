@@ -35,6 +35,9 @@ func (f *Flag) Set(text string) error {
 	return nil
 }
 
+// Given reports whether the flag stands on the command line.
+func (f *Flag) Given() bool { return f.given != nil }
+
 // String returns the value in force, or the default as a person reads it while
 // the flag is not given: flag packages print that in their help.
 func (f *Flag) String() string {

@@ -201,6 +201,9 @@ func (l *loader) flags(flags *Flags) {
 		origin := "--" + f.FlagName()
 		if f.Kind == KindList {
 			l.setList(s, origin, f.given)
+			if faults := shownSecrets(s, f.given); len(faults) > 0 {
+				l.refuse(s, origin, faults)
+			}
 		} else {
 			l.set(s, origin, f.given[len(f.given)-1])
 		}

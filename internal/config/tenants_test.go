@@ -87,3 +87,36 @@ func TestCheckTenants(t *testing.T) {
 		}
 	}
 }
+
+// A password on the command line is refused, and not shown once more; where only
+// its owner reads, it is taken.
+func TestSecretsInFlags(t *testing.T) {
+	const secret = "s3cr3t"
+	for text, want := range map[string]string{
+		"--admit=url=http://relay:" + secret + "@127.0.0.1:9090/verify":                        "token_file=FILE or token_env=NAME",
+		"--admit=ask --admit=url=http://" + secret + "@127.0.0.1/verify,timeout=1s":            "token_file=FILE",
+		"--tenants=home:url=http://relay:" + secret + "@127.0.0.1:9090/verify":                 "token_file=FILE",
+		"--admit=headscale=https://u:" + secret + "@example.com":                               "url=https://HOST/verify,token_file=FILE",
+		"--admit=tailscale=-,key_env=K,base_url=https://u:" + secret + "@example.com":          "configuration file or a variable",
+		"--admit=url=http://127.0.0.1/verify,token_file=/t":                                    "",
+		"--admit=url=http://127.0.0.1/verify,token_env=T --tenants=a:url=http://h/,timeout=1s": "",
+	} {
+		_, err := Load("", rootHost, nil, parseFlags(t, strings.Fields(text)))
+		switch {
+		case want == "" && err != nil:
+			t.Errorf("%s: %v", text, err)
+		case want != "" && (err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), secret)):
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
+	}
+	for text, want := range map[string]string{
+		"url=http://relay:" + secret + "@127.0.0.1/verify":               "",
+		"url=http://relay:" + secret + "@127.0.0.1/verify,token_file=/t": "keep the token",
+		"url=http://127.0.0.1/verify,token_file=/t,token_env=T":          "keep one",
+	} {
+		_, err := Load("", rootHost, []string{"DETOUR_ADMIT=" + text}, nil)
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
+	}
+}

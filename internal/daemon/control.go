@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -126,10 +125,14 @@ func (c control) askingTenant(name string) (string, error) {
 		return name, nil
 	case name == "" && len(asking) == 1:
 		return asking[0], nil
-	case name == "":
+	case name == "": // the relay's own list, which has no name, does not ask
 		return "", fmt.Errorf("several tenants ask; hint: name one with --tenant: %s", strings.Join(asking, ", "))
 	}
-	return "", fmt.Errorf("the tenant %q does not ask; hint: those that do: %s", name, strings.Join(asking, ", "))
+	named := slices.DeleteFunc(asking, func(t string) bool { return t == "" })
+	if len(named) == 0 {
+		return "", fmt.Errorf("the tenant %q does not ask, and no other does; hint: leave --tenant out: the relay's own list asks", name)
+	}
+	return "", fmt.Errorf("the tenant %q does not ask; hint: those that do: %s", name, strings.Join(named, ", "))
 }
 
 func (c control) rule(q admin.RuleRequest, r admit.Rule) (admin.RuleResult, error) {
@@ -138,15 +141,12 @@ func (c control) rule(q admin.RuleRequest, r admit.Rule) (admin.RuleResult, erro
 		return admin.RuleResult{}, err
 	}
 	r.Key, r.Name, r.Note = k, q.Name, q.Note
-	if before, ok := c.d.book.Rule(k); ok { // what is not said anew stays
-		r.Name, r.Note = cmp.Or(r.Name, before.Name), cmp.Or(r.Note, before.Note)
-	}
-	if err := c.d.book.Put(r); err != nil {
+	kept, err := c.d.book.Put(r)
+	if err != nil {
 		return admin.RuleResult{}, err
 	}
 	c.d.gate.Forget(k)
 	c.d.gate.Changed()
-	kept, _ := c.d.book.Rule(k) // another command may just have revoked it
 	return admin.RuleResult{Rule: admin.Rule(kept), Present: c.present(k)}, nil
 }
 
@@ -159,8 +159,7 @@ func (c control) Revoke(q admin.RuleRequest) (admin.RuleResult, error) {
 	if err != nil {
 		return admin.RuleResult{}, err
 	}
-	before, _ := c.d.book.Rule(k) // without one Revoke says so
-	had, err := c.d.book.Revoke(k)
+	before, had, err := c.d.book.Revoke(k)
 	switch {
 	case err != nil:
 		return admin.RuleResult{}, err
@@ -223,7 +222,7 @@ func (c control) Ban(q admin.BanRequest) (admin.BanResult, error) {
 	if q.Seconds > 0 {
 		b.Until = time.Now().Add(time.Duration(q.Seconds) * time.Second).UTC().Truncate(time.Second)
 	}
-	if err := c.d.book.Ban(b); err != nil {
+	if b, err = c.d.book.Ban(b); err != nil {
 		return admin.BanResult{}, err
 	}
 	ended := c.d.relay.Dismiss(key.Public{}, admit.ReasonBanned, func(m relay.Member) bool {
@@ -231,11 +230,6 @@ func (c control) Ban(q admin.BanRequest) (admin.BanResult, error) {
 	})
 	c.d.gate.Changed() // who is just logging in
 	c.d.log.Info("banned by the operator", "target", b.Target(), "until", b.Until, "connections", ended)
-	for _, kept := range c.d.book.Bans() {
-		if kept.Target() == b.Target() || b.Net.IsValid() && kept.Net == b.Net.Masked() {
-			b = kept
-		}
-	}
 	return admin.BanResult{Ban: banOf(b), Ended: ended}, nil
 }
 
@@ -245,7 +239,7 @@ func (c control) Unban(q admin.BanRequest) (admin.BanResult, error) {
 	if err != nil {
 		return admin.BanResult{}, err
 	}
-	had, err := c.d.book.Unban(b)
+	b, had, err := c.d.book.Unban(b)
 	switch {
 	case err != nil:
 		return admin.BanResult{}, err
@@ -268,8 +262,20 @@ func (c control) banned(q admin.BanRequest) (admit.Ban, error) {
 		ip = ip.Unmap().WithZone("")
 		return admit.Ban{Net: netip.PrefixFrom(ip, ip.BitLen())}, nil
 	}
+	if _, ok := digitsOf(q.Target); !ok {
+		return admit.Ban{}, fmt.Errorf("%q is neither a node key nor an address or network; hint: give a key as detour status shows it, "+
+			"an address as 192.0.2.7 or 2001:db8::7, or a network as 192.0.2.0/24; names of hosts are not looked up", q.Target)
+	}
 	k, err := c.find(q.Target)
 	return admit.Ban{Key: k}, err
+}
+
+// digitsOf is what a person has written of a key, in small letters and without what
+// may stand around it.
+func digitsOf(text string) (digits string, ok bool) {
+	digits = strings.TrimPrefix(strings.ToLower(strings.TrimSpace(text)), "nodekey:")
+	digits = strings.TrimSuffix(digits, "…")
+	return digits, len(digits) >= shortest && len(digits) <= 2*key.Size && strings.Trim(digits, "0123456789abcdef") == ""
 }
 
 // shortest is how many digits of a key must be given at least.
@@ -277,12 +283,11 @@ const shortest = 4
 
 // find reads a key, or as much of one as tells it from all that the relay knows of.
 func (c control) find(text string) (key.Public, error) {
-	if k, err := key.ParsePublic(text); err == nil {
+	digits, ok := digitsOf(text)
+	if k, err := key.ParsePublic("nodekey:" + digits); err == nil { // the relay may never have seen it
 		return k, nil
 	}
-	digits := strings.ToLower(strings.TrimPrefix(strings.TrimSpace(text), "nodekey:"))
-	digits = strings.TrimSuffix(digits, "…")
-	if len(digits) < shortest || strings.Trim(digits, "0123456789abcdef") != "" {
+	if !ok {
 		return key.Public{}, fmt.Errorf("%q is no node key; hint: give nodekey: and 64 hex digits, or the first of them, %d at least, "+
 			"of a key that detour status, detour admit pending or detour admit list shows", text, shortest)
 	}

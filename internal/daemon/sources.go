@@ -26,7 +26,9 @@ func (d *Daemon) admissionSource(tenant string, e config.Entry) (admit.Source, e
 		}
 		return admit.NewKeysFile(e.Target, d.log)
 	case config.AdmitURL:
-		s, err := admit.NewURL(admit.URLOptions{Name: name, URL: e.Target, CAFile: e.Options["ca_file"], Derper: e.On("derper", false)})
+		s, err := admit.NewURL(admit.URLOptions{
+			Name: name, URL: e.Target, Token: secretOf(e, "token"), CAFile: e.Options["ca_file"], Derper: e.On("derper", false),
+		})
 		return d.cached(tenant, e, s, err)
 	case config.AdmitExec:
 		s, err := admit.NewExec(admit.ExecOptions{Name: name, Path: e.Target})

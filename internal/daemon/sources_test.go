@@ -274,6 +274,7 @@ func TestShortKeys(t *testing.T) {
 	c := control{b.Daemon}
 	for text, want := range map[string]error{
 		other.String(): nil, other.Hex()[:12]: nil, "nodekey:" + other.Hex()[:12] + "…": nil, strings.ToUpper(other.Hex()[:12]): nil,
+		strings.ToUpper(other.String()): nil, other.Hex(): nil,
 		alike(1).Hex()[:8]: admin.ErrAmbiguous, "0000": admin.ErrNotFound,
 	} {
 		k, err := c.find(text)
@@ -290,9 +291,34 @@ func TestShortKeys(t *testing.T) {
 	if r, err := c.Ban(admin.BanRequest{Target: "192.0.2.77"}); err != nil || r.Ban.Target != "192.0.2.77/32" {
 		t.Errorf("an address: %+v, %v", r, err)
 	}
+	unseen := key.NewPrivate().Public()
+	if k, err := c.find(unseen.Hex()); err != nil || k != unseen {
+		t.Errorf("a whole key that was never here: %v, %v", k, err)
+	}
 	if _, err := c.Ban(admin.BanRequest{Target: "192.0.2.77", Seconds: 1 << 40}); err == nil {
 		t.Error("a ban for longer than a clock can tell")
 	}
+}
+
+// Of two commands about one key at once, each answers with what it has done.
+func TestCommandsAtOnce(t *testing.T) {
+	b := mustBuild(t, settings(t, nil))
+	c, k := control{b.Daemon}, key.NewPrivate().Public()
+	var all sync.WaitGroup
+	for range 4 {
+		all.Go(func() {
+			for range 30 {
+				if r, err := c.Allow(admin.RuleRequest{Key: k.String(), Name: "laptop"}); err != nil || r.Rule.Key != k || !r.Rule.Allow {
+					t.Errorf("allow: %+v, %v", r, err)
+				}
+				r, err := c.Revoke(admin.RuleRequest{Key: k.String()})
+				if err == nil && (r.Rule.Key != k || r.Rule.Name != "laptop") || err != nil && !errors.Is(err, admin.ErrNotFound) {
+					t.Errorf("revoke: %+v, %v", r, err)
+				}
+			}
+		})
+	}
+	all.Wait()
 }
 
 // The operator's word: under derper's command line there is no book.
