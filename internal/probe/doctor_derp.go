@@ -24,6 +24,7 @@ type greeting struct {
 	header  http.Header
 	body    string // the begin of it, unless the status is 101
 	server  key.Public
+	meta    key.Public // of the meta certificate of the same connection; zero: there is none
 	err     error
 	upgrade bool // err came after the 101
 }
@@ -36,11 +37,12 @@ const greetings = 3
 func (v *visit) ask(ctx context.Context, request string) (g greeting) {
 	ctx, cancel := v.step(ctx)
 	defer cancel()
-	c, _, err := v.shake(ctx, v.sni())
+	c, state, err := v.shake(ctx, v.sni())
 	if err != nil {
 		return greeting{err: err}
 	}
 	defer c.Close()
+	_, meta := sorted(state.PeerCertificates)
 	if _, err := io.WriteString(c, request); err != nil {
 		return greeting{err: err}
 	}
@@ -51,7 +53,7 @@ func (v *visit) ask(ctx context.Context, request string) (g greeting) {
 		return greeting{err: err}
 	}
 	defer r.Body.Close()
-	g = greeting{status: r.StatusCode, header: r.Header}
+	g = greeting{status: r.StatusCode, header: r.Header, meta: meta}
 	if r.StatusCode != http.StatusSwitchingProtocols {
 		const shown = 120 // bytes
 		b, _ := io.ReadAll(io.LimitReader(r.Body, shown))
@@ -159,6 +161,9 @@ func (v *visit) checkServerKey(context.Context) outcome {
 			return fail("derp.two_keys", first.String(), g.server.String())
 		}
 	}
+	if m := v.hello.meta; v.greet[0].meta == first && !m.IsZero() && m != first {
+		return fail("derp.two_keys", first.String(), m.String())
+	}
 	if v.o.Token != nil && v.o.Token.Relay != first {
 		return warn("derp.other_relay", first.String(), v.o.Token.Relay.String())
 	}
@@ -167,7 +172,7 @@ func (v *visit) checkServerKey(context.Context) outcome {
 
 // checkFastStart looks at the meta certificate.
 func (v *visit) checkFastStart(context.Context) outcome {
-	meta := v.hello.meta
+	meta := v.greet[0].meta
 	switch {
 	case v.o.Plain:
 		return skip(notApplicable)

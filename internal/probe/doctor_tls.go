@@ -67,16 +67,7 @@ func (v *visit) checkTLS(ctx context.Context) outcome {
 	}
 	_ = c.Close() // it has served
 	v.hello = hello{version: state.Version, took: time.Since(start)}
-	for _, crt := range state.PeerCertificates {
-		digits, isMeta := strings.CutPrefix(crt.Subject.CommonName, derp.MetaCertPrefix)
-		if !isMeta {
-			v.hello.own = append(v.hello.own, crt)
-			continue
-		}
-		if k, err := key.ParsePublicHex(digits); err == nil {
-			v.hello.meta = k
-		}
-	}
+	v.hello.own, v.hello.meta = sorted(state.PeerCertificates)
 	version := tls.VersionName(state.Version)
 	switch {
 	case len(v.hello.own) == 0:
@@ -87,10 +78,25 @@ func (v *visit) checkTLS(ctx context.Context) outcome {
 	return pass("tls.good", version, short(v.hello.took))
 }
 
+// sorted parts a relay's own certificates from the meta certificate, of which the
+// key is returned; zero: there is none.
+func sorted(certs []*x509.Certificate) (own []*x509.Certificate, meta key.Public) {
+	for _, crt := range certs {
+		digits, isMeta := strings.CutPrefix(crt.Subject.CommonName, derp.MetaCertPrefix)
+		if !isMeta {
+			own = append(own, crt)
+			continue
+		}
+		if k, err := key.ParsePublicHex(digits); err == nil {
+			meta = k
+		}
+	}
+	return own, meta
+}
+
 // whyNoTLS tells failures of a handshake apart.
 func (v *visit) whyNoTLS(ctx context.Context, err error) outcome {
 	var header tls.RecordHeaderError
-	var alert tls.AlertError
 	text := oneLine(err)
 	switch {
 	case errors.As(err, &header) && bytes.HasPrefix(header.RecordHeader[:], []byte("HTTP/")):
@@ -114,7 +120,7 @@ func (v *visit) whyNoTLS(ctx context.Context, err error) outcome {
 	switch {
 	case reset:
 		return fail("tls.reset", v.addr, text)
-	case errors.As(err, &alert) && strings.Contains(alert.Error(), "protocol version"):
+	case strings.Contains(text, "protocol version"): // crypto/tls has no value for this alert
 		return fail("tls.version", text)
 	}
 	return fail("tls.failed", text)
