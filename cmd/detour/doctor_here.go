@@ -29,7 +29,7 @@ func (d *doctoring) here(ctx context.Context, o probe.DoctorOptions) ([]probe.Do
 		return nil, err
 	}
 	o.Known = true
-	o.Local = &probe.Local{Addr: dialable(cfg)}
+	o.Local = &probe.Local{Addr: dialable(cfg.Listen), STUN: dialable(cfg.STUNListen)}
 	if runtime.GOOS == "linux" {
 		o.Local.Root = os.DirFS("/")
 	}
@@ -101,9 +101,9 @@ func askRelay(ctx context.Context, cfg config.Config, l *probe.Local) *admin.Cli
 	return c
 }
 
-// dialable is where the main listener can be dialled on this host, or nothing.
-func dialable(cfg config.Config) string {
-	host, port, err := net.SplitHostPort(cfg.Listen)
+// dialable is where a listener can be dialled on this host, or nothing.
+func dialable(listen string) string {
+	host, port, err := net.SplitHostPort(listen)
 	if err != nil {
 		return ""
 	}

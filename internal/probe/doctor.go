@@ -135,6 +135,9 @@ type visit struct {
 	stun  []stunAnswer // by stun
 
 	raced sync.Once // guards tcp and addr
+
+	mu    sync.Mutex
+	metas []key.Public // guarded by mu; the different ones that meta certificates have named
 }
 
 // Examine visits one node and reports what it found, at the latest when
@@ -188,7 +191,7 @@ var relayChecks = []check{
 	{"tls.trust", []string{"map", "tls.dates"}, (*visit).checkTrust},
 	{"tls.sni", []string{"tls"}, (*visit).checkSNI},
 	{"http", []string{"tls"}, (*visit).checkUpgrade},
-	{"derp.key", []string{"http"}, (*visit).checkServerKey},
+	{"derp.key", []string{"http", "clock", "tls.sni"}, (*visit).checkServerKey},
 	{"faststart", []string{"derp.key"}, (*visit).checkFastStart},
 	{"login", []string{"faststart", "tls.trust"}, (*visit).checkLogin},
 	{"relay.login", []string{"login"}, (*visit).checkProbes},
@@ -201,7 +204,7 @@ var relayChecks = []check{
 }
 
 var laterChecks = []check{
-	{"portal", []string{"dns"}, (*visit).checkPortal},
+	{"portal", []string{"tcp4", "tcp6"}, (*visit).checkPortal},
 	{"admission", []string{"login"}, (*visit).checkStranger},
 	{"member", nil, (*visit).checkMember},
 	{"renewal", []string{"tls.dates"}, (*visit).checkRenewal},

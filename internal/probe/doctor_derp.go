@@ -161,8 +161,11 @@ func (v *visit) checkServerKey(context.Context) outcome {
 			return fail("derp.two_keys", first.String(), g.server.String())
 		}
 	}
-	if m := v.hello.meta; v.greet[0].meta == first && !m.IsZero() && m != first {
-		return fail("derp.two_keys", first.String(), m.String())
+	v.mu.Lock()
+	metas := v.metas
+	v.mu.Unlock()
+	if len(metas) > 1 {
+		return fail("derp.two_keys", metas[0].String(), metas[1].String())
 	}
 	if v.o.Token != nil && v.o.Token.Relay != first {
 		return warn("derp.other_relay", first.String(), v.o.Token.Relay.String())

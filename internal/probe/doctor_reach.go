@@ -153,6 +153,12 @@ func (v *visit) reachLocal(ctx context.Context) {
 	}
 }
 
+// hairpin reports whether the published address cannot be reached from the relay's
+// own host, as is usual at home.
+func (v *visit) hairpin() bool {
+	return v.o.Local != nil && v.addr != "" && v.addr == v.o.Local.Addr && v.tcp[0].err != nil
+}
+
 func (v *visit) checkTCP4(ctx context.Context) outcome { return v.tcpFamily(ctx, 0) }
 func (v *visit) checkTCP6(ctx context.Context) outcome { return v.tcpFamily(ctx, 1) }
 

@@ -16,6 +16,7 @@ type Local struct {
 	// Down is why the relay cannot be asked; nil: it can.
 	Down     error
 	Addr     string // where its listener can be dialled on this host; empty: unknown
+	STUN     string // where its STUN can be asked on this host; empty: unknown
 	Version  string
 	Problems []string // what it says of its own health
 	// PID is the relay's process; 0: unknown. Root is the root of the file system,

@@ -101,26 +101,12 @@ func (v *visit) stunTargets(ctx context.Context) (targets []string) {
 	if v.node.STUNTestIP != "" {
 		return []string{net.JoinHostPort(v.node.STUNTestIP, p)}
 	}
-	for i, family := range families {
-		if i == 1 && v.tcpDown(1) {
-			continue
-		}
+	for _, family := range families {
 		if a, err := v.o.World.Addr(ctx, v.node, family); err == nil {
 			targets = append(targets, net.JoinHostPort(a.String(), p))
 		}
 	}
 	return targets
-}
-
-// tcpDown reports whether this host has no way to the node in a family: then UDP
-// has none either, and that is told already.
-func (v *visit) tcpDown(i int) bool {
-	c, err := net.ListenPacket([2]string{"udp4", "udp6"}[i], "")
-	if err != nil {
-		return true
-	}
-	_ = c.Close() // it has served
-	return false
 }
 
 // checkSTUN asks as Tailscale clients do.
@@ -151,6 +137,8 @@ func (v *visit) checkSTUN(ctx context.Context) outcome {
 			break
 		}
 		return warn("stun.half", good[0], bad)
+	case len(good) == 0 && v.stunHere(ctx):
+		return warn("stun.hairpin", bad, oneLine(failed), v.o.Local.STUN)
 	case len(good) == 0 && !v.o.Known: // the port is a guess
 		return warn("stun.unknown", bad, oneLine(failed))
 	case len(good) == 0 && isTimeout(failed):
@@ -159,6 +147,16 @@ func (v *visit) checkSTUN(ctx context.Context) outcome {
 		return fail("stun.failed", bad, oneLine(failed))
 	}
 	return pass("stun.good", joined(good))
+}
+
+// stunHere asks the relay on this host where its published address does not answer.
+func (v *visit) stunHere(ctx context.Context) bool {
+	if v.o.Local == nil || v.o.Local.STUN == "" {
+		return false
+	}
+	step, cancel := v.step(ctx)
+	defer cancel()
+	return v.askSTUN(step, v.o.Local.STUN, stun.AppendRequest).err == nil
 }
 
 // checkSTUNAddress looks whom the server saw.
@@ -172,7 +170,10 @@ func (v *visit) checkSTUNAddress(context.Context) outcome {
 		case !asked.IsValid():
 		case asked.IsLoopback() && seen != a.ours.Addr():
 			return fail("stun.translated", asked.String(), seen.String())
-		case public(asked) && !public(seen) && a.ours.Addr() != asked: // on its own host it may be anything
+		case !public(asked) || public(seen):
+		case v.o.Local != nil: // on its own host, the way there and back may be another one
+			return warn("stun.translated", asked.String(), seen.String())
+		default:
 			return fail("stun.translated", asked.String(), seen.String())
 		}
 	}
@@ -190,7 +191,7 @@ func (v *visit) checkRFC(ctx context.Context) outcome {
 	if len(v.stun) == 0 {
 		return skip(notApplicable)
 	}
-	step, cancel := context.WithTimeout(ctx, min(v.o.Patience, time.Second))
+	step, cancel := context.WithTimeout(ctx, min(v.o.Patience/4, time.Second))
 	defer cancel()
 	if a := v.askSTUN(step, v.stun[0].asked.String(), appendPlainRequest); a.err != nil {
 		return pass("stun.strict")
@@ -217,10 +218,13 @@ func (v *visit) checkPortal(ctx context.Context) outcome {
 		host = ip.String()
 	}
 	c, err := v.o.World.dial(step, "tcp", net.JoinHostPort(host, "80"))
-	if err != nil {
-		if !v.o.Known {
-			return skip("portal.closed")
-		}
+	switch {
+	case err == nil:
+	case !v.o.Known:
+		return skip("portal.closed")
+	case v.hairpin():
+		return skip("portal.hairpin")
+	default:
 		return fail("portal.failed", host, oneLine(err))
 	}
 	defer c.Close()

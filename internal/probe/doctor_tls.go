@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -49,6 +50,13 @@ func (v *visit) shake(ctx context.Context, name string) (net.Conn, tls.Connectio
 	if err := c.HandshakeContext(ctx); err != nil {
 		_ = raw.Close() // the error says more
 		return nil, tls.ConnectionState{}, err
+	}
+	if _, meta := sorted(c.ConnectionState().PeerCertificates); !meta.IsZero() {
+		v.mu.Lock()
+		if !slices.Contains(v.metas, meta) {
+			v.metas = append(v.metas, meta)
+		}
+		v.mu.Unlock()
 	}
 	return c, c.ConnectionState(), nil
 }
