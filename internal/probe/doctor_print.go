@@ -17,7 +17,8 @@ var phrases = map[string]spoken{
 	"next":  {"next:  ", "下一步："},
 	"good":  {"Nothing is wrong.", "一切正常。"},
 	"warn":  {"It works. Look at the first WARN.", "可以使用。请看第一条“注意”。"},
-	"fail":  {"It does not work. Begin with the first FAIL: what comes after it may follow from it.", "不能正常使用。请从第一条“失败”着手：后面的可能由它引起。"},
+	"fail":  {"Something fails. Begin with the first FAIL: what comes after it may follow from it.", "有检查失败。请从第一条“失败”着手：后面的可能由它引起。"},
+	"and":   {", ", "、"},
 	"took":  {"%s (%.1f s)", "%s（%.1f 秒）"},
 }
 
@@ -32,7 +33,16 @@ func (d Diagnosis) Print(w io.Writer, lang string) error {
 		where = d.Node + ", " + where
 	}
 	fmt.Fprintln(&b, where)
-	for _, f := range d.Findings {
+	titles := ""
+	for i, f := range d.Findings {
+		if f.After != "" { // many may follow from one: they share a line
+			titles += f.Title
+			if i+1 < len(d.Findings) && d.Findings[i+1].After == f.After {
+				titles += phrases["and"].in(lang)
+				continue
+			}
+			f.Title, titles = titles, ""
+		}
 		fmt.Fprintf(&b, "  %s  %s: %s\n", marks[f.State].in(lang), f.Title, f.Evidence)
 		if f.Cause != "" {
 			fmt.Fprintf(&b, "        %s%s\n", phrases["cause"].in(lang), f.Cause)

@@ -143,7 +143,7 @@ func (v *visit) otherNames(ctx context.Context) (worked []string) {
 		if c, _, err := v.shake(ctx, name); err == nil {
 			_ = c.Close() // it has served
 			if name == "" {
-				name = "no name"
+				name = "no SNI"
 			}
 			worked = append(worked, name)
 		}
