@@ -1,22 +1,11 @@
 #!/bin/bash
 # The relay behind the proxies of docs/proxies, each as its recipe has it, in the test bed at E2E_BED: two stock Tailscale
 # clients behind hard NATs that only know the proxy.
-# Called by run.sh as scenario "p"; prints PASS, FAIL and SKIP lines as the bed does. Exit status 0: no FAIL.
-set -u
-ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-HERE=$E2E_BED
-# shellcheck source=/dev/null
-. "$E2E_BED/lib.sh"
-exec 9>/tmp/e2e.lock
-flock -n 9 || die "another run is in progress"
-fails=0
+# Called by run.sh as scenario "p"; prints PASS and FAIL lines as the bed does. Exit status 0: no FAIL.
+# shellcheck source=SCRIPTDIR/common.sh
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 recipes=$ROOT/docs/proxies
 
-check() { # check TEXT CMD...
-  local what=$1 out v=PASS t; t=$(now); shift
-  out=$("$@" 2>&1) || { v=FAIL; fails=$((fails + 1)); }
-  say "$v  $front: $what ($(since "$t")s): $(tail -1 <<<"$out")"
-}
 # recipe FILE: as it stands in docs/proxies, with the name and the certificate of the bed.
 recipe() {
   sed -e 's/relay\.example\.com/derp1.e2e.test/g' -e "s|/etc/ssl/derp1|$RUN/certs/derp1|g" "$recipes/$1"
@@ -76,7 +65,8 @@ try() { # try FRONT CONFIG FLAGS...
   local program=${1%%-*}
   shift
   if ! command -v "$program" >/dev/null || { [[ $front == nginx-stream ]] && ! has_stream; }; then
-    say "SKIP  $front: NOT TRIED, $program with what the recipe needs is not installed"
+    say "FAIL  $front: not tried, $program with what the recipe needs is not installed; hint: apt-get install $program"
+    fails=$((fails + 1))
     return
   fi
   stop_all control
@@ -97,12 +87,10 @@ try() { # try FRONT CONFIG FLAGS...
   stop "$front" # not killed: its workers must go with it
 }
 
-trap 'stop "${front:-}"; stop_all; rm -rf "$E2E_OUT/p"; cp -r "$RUN/log" "$E2E_OUT/p"; net_down' EXIT
-trap 'exit 130' INT TERM
-mkdir -p "$E2E_OUT"
+ends_with p
 net_up; ca_new; cert_new control.e2e.test; cert_new derp1.e2e.test
 derpmap 901:r1:domain
-start control inet "$PEERS/e2e-control" serve -listen $CONTROL -cert "$RUN/certs/control.e2e.test" -derpmap "$RUN/derpmap.json"
+control_up
 files=(--cert-mode files --cert "$RUN/certs/derp1.e2e.test.crt" --key "$RUN/certs/derp1.e2e.test.key")
 try nginx-stream passthrough.yaml "${files[@]}"
 try haproxy passthrough.yaml "${files[@]}"

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Runs bin/detour under real Tailscale clients in the test bed at E2E_BED: network namespaces, NATs, a control server.
-# usage: run.sh [SCENARIO...]   as the bed names them: b or b_hard, or our own "first", "p" (behind proxies), "q" (admission); none: all
+# usage: run.sh [SCENARIO...]   as the bed names them: b or b_hard, or our own "first", "p" (behind proxies), "q" (admission), "lobby"; none: all
 #                               that this version supports
 #        run.sh check           only say whether this machine can run the bed
 #
@@ -15,9 +15,9 @@ set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(dirname "$here")
-supported=(first a b c d e f g i j m n o p q)
+supported=(first a b c d e f g i j m n o p q lobby)
 # Our own scenarios and their scripts here; the rest is the bed's.
-declare -A own=([first]=first.sh [p]=proxies.sh [q]=admission.sh)
+declare -A own=([first]=first.sh [p]=proxies.sh [q]=admission.sh [lobby]=lobby.sh)
 export PEERS=${PEERS:-/tmp/peers/bin} TS_VERSION=${TS_VERSION:-v1.102.5}
 export RELAY_FLAGS=${RELAY_FLAGS:-$here/flags-detour.sh}
 export RELAY_CERT_RELOAD=${RELAY_CERT_RELOAD:-auto} # the relay takes a new certificate by itself

@@ -24,7 +24,8 @@ import (
 var arrows = map[string][]string{
 	"cmd/detour": {
 		"internal/admin", "internal/bench", "internal/cert", "internal/client", "internal/compat", "internal/config",
-		"internal/daemon", "internal/derpmap", "internal/key", "internal/privilege", "internal/probe", "internal/stun",
+		"internal/daemon", "internal/derpmap", "internal/key", "internal/mapkeep", "internal/privilege", "internal/probe",
+		"internal/stun",
 	},
 	"internal/admin":  {"internal/key", "internal/unixsock"},
 	"deploy/pack":     {},
@@ -39,7 +40,7 @@ var arrows = map[string][]string{
 	"internal/crowd":  {},
 	"internal/daemon": {
 		"internal/acme", "internal/admin", "internal/admit", "internal/cert", "internal/client", "internal/config", "internal/derp",
-		"internal/derpmap", "internal/key", "internal/link", "internal/listen", "internal/mesh", "internal/probe",
+		"internal/derpmap", "internal/key", "internal/link", "internal/listen", "internal/mapkeep", "internal/mesh", "internal/probe",
 		"internal/relay", "internal/sni", "internal/stun", "internal/usage", "internal/web",
 	},
 	"internal/derp":      {"internal/key"},
@@ -47,6 +48,7 @@ var arrows = map[string][]string{
 	"internal/key":       {},
 	"internal/link":      {},
 	"internal/listen":    {"internal/crowd", "internal/unixsock"},
+	"internal/mapkeep":   {"internal/derpmap"},
 	"internal/mesh":      {"internal/client", "internal/derp", "internal/key"},
 	"internal/sni":       {},
 	"internal/probe":     {"internal/client", "internal/derp", "internal/derpmap", "internal/key", "internal/stun"},

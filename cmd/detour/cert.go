@@ -77,8 +77,8 @@ for a while, and the map has to be put in its place twice:
   detour cert rotate --port 8444     the second port shows the new certificate; detour map names both ports: paste it
   detour cert rotate --withdraw      once every client has that map: the old port is closed, and clients come to the
                                      second one; detour map names that alone: paste it. The relay does this by itself
-                                     once nobody has come to the old port, or been connected there, for 7 days
-                                     since it was started, and somebody has come to the second one
+                                     once no node has logged in at the old port, or been connected there, for
+                                     7 days since it was started, and one has at the second port
   detour cert rotate --finish        once every client has that map: the old port opens again with the new certificate;
                                      detour map names it alone, as before: paste it
   detour cert rotate --end           once every client has that map: the second port is closed
@@ -119,7 +119,7 @@ func certRotateCommand() *cobra.Command {
 			return wrongUsage(cmd, "--published-as belongs to --port")
 		}
 		if port != 0 {
-			return beginRotation(cmd.OutOrStdout(), cfg, port, published)
+			return beginRotation(cmd.Context(), cmd.OutOrStdout(), cfg, port, published)
 		}
 		return stepRotation(cmd.Context(), cmd.OutOrStdout(), cfg, withdraw, finish)
 	}
@@ -162,7 +162,27 @@ func stepRotation(ctx context.Context, out io.Writer, cfg config.Config, withdra
 	return explainRotation(out, r, cfg)
 }
 
-func beginRotation(out io.Writer, cfg config.Config, port, published uint16) error {
+// openingLimit is how long the running relay may take to open the second port before
+// that is said.
+const openingLimit = 5 * time.Second
+
+// awaitSecondPort says why the second port is not open after a while, if it is not.
+func awaitSecondPort(ctx context.Context, cfg config.Config, r cert.Rotation) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, openingLimit)
+	defer cancel()
+	for {
+		if err = daemon.CheckSecondPort(ctx, cfg, r); err == nil {
+			return nil
+		}
+		select {
+		case <-time.After(openingLimit / 20):
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+func beginRotation(ctx context.Context, out io.Writer, cfg config.Config, port, published uint16) error {
 	host, _, err := net.SplitHostPort(cfg.Listen)
 	if err != nil {
 		host = ""
@@ -182,6 +202,10 @@ func beginRotation(out io.Writer, cfg config.Config, port, published uint16) err
 	}
 	if err != nil {
 		return err
+	}
+	if err := awaitSecondPort(ctx, cfg, r); err != nil {
+		return fmt.Errorf("the rotation has begun, but the new map must not go out yet: %w. detour cert show says what is next once "+
+			"that is mended; detour cert rotate --end gives the rotation up", err)
 	}
 	return explainRotation(out, r, cfg)
 }

@@ -17,6 +17,7 @@ func mapCommand() *cobra.Command {
 			"of `detour serve`: give it the same ones, or the same --config. The relay must have run once.",
 		Args: noArguments(),
 	}
+	cmd.AddCommand(mapMergeCommand())
 	s := bindSettings(cmd)
 	format := cmd.Flags().String("format", "headscale", "`form` of the map: headscale (YAML), json, or policy (Tailscale policy file)")
 	old := cmd.Flags().Bool("for-old-clients", false, "print InsecureForTests in place of the pin, for clients older than 1.84; they then check no certificate")

@@ -39,8 +39,11 @@ func planRootless(cfg config.Config, derper bool, log *slog.Logger) (*rootless, 
 func planEstate(cfg config.Config, derper bool) privilege.Plan {
 	p := privilege.Plan{
 		StateDir: cfg.StateDir, Keeps: []string{cfg.ServerKey, filepath.Join(cfg.StateDir, daemon.BookName)}, Makes: socketPaths(cfg),
-		Again:  cfg.AdmissionFiles(),
+		Again:  append(cfg.AdmissionFiles(), cfg.MapFiles()...),
 		Shared: derper, // its key file may lie among strangers, as in /etc
+	}
+	if cfg.MapWrite != "" {
+		p.Replaces = append(p.Replaces, cfg.MapWrite)
 	}
 	switch {
 	case cfg.CertMode != config.CertFiles:

@@ -20,8 +20,9 @@ func serveCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the relay",
-		Long: "Run the relay until SIGTERM or SIGINT; SIGHUP reads certificate files again. With no flags and no config it makes its keys and a certificate,\n" +
-			"prints the DERP map to paste, and admits nobody: say who may use it with --admit-key or --admit.",
+		Long: "Run the relay until SIGTERM or SIGINT; SIGHUP reads certificate files again, and the settings of the kept DERP map. With no flags and\n" +
+			"no config it makes its keys and a certificate, prints the DERP map to paste, and asks you about each node: `detour admit pending`.\n" +
+			"--admit names what knows them already.",
 		Args: noArguments(),
 	}
 	s := bindSettings(cmd)
@@ -30,7 +31,7 @@ func serveCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return serve(cmd.Context(), cfg, daemon.Options{Inherited: daemon.Inherit()}, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		return serve(cmd.Context(), cfg, daemon.Options{Inherited: daemon.Inherit(), Load: s.load}, cmd.OutOrStdout(), cmd.ErrOrStderr())
 	}
 	return cmd
 }

@@ -133,7 +133,7 @@ func TestHangup(t *testing.T) {
 	dir, certs := stateDir(t), t.TempDir()
 	cert, key := filepath.Join(certs, "203.0.113.7.crt"), filepath.Join(certs, "203.0.113.7.key")
 	for _, tt := range []struct{ args, want []string }{
-		{append([]string{"serve"}, freePorts(dir)...), []string{"nothing to reload", "restart"}},
+		{append([]string{"serve"}, freePorts(dir)...), []string{"took the settings of the DERP map anew", "no certificate files", "restart"}},
 		{append([]string{"serve"}, freePorts(stateDir(t), "--cert-mode", "files", "--cert", cert, "--key", key)...), []string{"nothing new"}},
 		{[]string{"derper", "-hostname=203.0.113.7", "-certmode=manual", "-certdir=" + certs, "-a=127.0.0.1:0", "-http-port=-1", "-stun-port=0", "-c=" + filepath.Join(dir, "derper.key")}, []string{"nothing new"}},
 	} {

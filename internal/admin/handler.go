@@ -25,6 +25,9 @@ func (s *Server) handler() http.Handler {
 		{"/healthz", `200 and "ok", or 503 and the problems as JSON`, s.serveHealth},
 		{"/stats", "the counts of every part, as JSON", s.serveStats},
 	}
+	if s.derpMap != nil {
+		endpoints = append(endpoints, endpoint{"/derpmap.json", "the kept DERP map, for derp.urls of a Headscale on this machine", s.derpMap.ServeHTTP})
+	}
 	if !s.open { // what a profile shows is for the owner alone
 		endpoints = append(endpoints, endpoint{profilePath + "profile", "a CPU profile of ?seconds=N", pprof.Profile})
 		for _, name := range profiles {

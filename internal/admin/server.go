@@ -38,6 +38,7 @@ type Options struct {
 	Listener net.Listener  // required; from Listen or inherited; the server closes it
 	Health   func() Health // safe for concurrent use, quick; nil: always well
 	Stats    func() any    // safe for concurrent use, quick; encoded as JSON; nil: {}
+	Map      http.Handler  // answers /derpmap.json, nil: nothing does
 	Control  Control       // nil: there is nothing under /v1/
 	Token    string        // a secret that opens /v1/ and /verify on TCP; empty: nothing does
 	Logger   *slog.Logger  // nil: silent
@@ -49,6 +50,7 @@ type Server struct {
 	open     bool // any user and any web page of this machine can reach the listener
 	health   func() Health
 	stats    func() any
+	derpMap  http.Handler
 	control  Control
 	token    string
 	logger   *slog.Logger
@@ -67,7 +69,7 @@ type Server struct {
 // are closed and reported, at most one line a minute. Where the system cannot tell
 // the user (other than Linux, macOS and FreeBSD), the socket's mode alone decides.
 func New(o Options) *Server {
-	s := &Server{health: o.Health, stats: o.Stats, control: o.Control, token: o.Token, logger: o.Logger}
+	s := &Server{health: o.Health, stats: o.Stats, derpMap: o.Map, control: o.Control, token: o.Token, logger: o.Logger}
 	if s.logger == nil {
 		s.logger = slog.New(slog.DiscardHandler)
 	}

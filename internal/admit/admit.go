@@ -59,10 +59,13 @@ type Member struct {
 	Tags []string `json:"tags,omitempty"`
 }
 
-// Verdict is a source's answer. Member is set with Allow at most.
+// Verdict is a source's answer.
 type Verdict struct {
 	Answer Answer
-	Member Member
+	Member Member // with Allow at most
+	// Doubtful: a Refuse that stands for an answer that was none, as derper takes
+	// it. It keeps out who comes, and is no reason to cut off who is in.
+	Doubtful bool
 }
 
 // Source knows some peers. It is safe for concurrent use.

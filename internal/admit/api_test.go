@@ -259,7 +259,7 @@ func TestKeysFile(t *testing.T) {
 	write("\xef\xbb\xbf# mine\r\n\r\n" + numbered(1).String() + " laptop home work # Ann's\r\n" + numbered(2).String() + "\n")
 	f, err := NewKeysFile(path, nil)
 	must(t, err)
-	if v, _ := f.Peek(Request{Key: numbered(1)}); !reflect.DeepEqual(v, Verdict{Allow, Member{Name: "laptop", Tags: []string{"home", "work"}}}) {
+	if v, _ := f.Peek(Request{Key: numbered(1)}); !reflect.DeepEqual(v, Verdict{Answer: Allow, Member: Member{Name: "laptop", Tags: []string{"home", "work"}}}) {
 		t.Errorf("%+v", v)
 	}
 	for n, want := range map[int]Answer{2: Allow, 3: Refuse} {

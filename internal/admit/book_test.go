@@ -171,6 +171,11 @@ func TestBookFiles(t *testing.T) {
 		t.Errorf("mode %v, %v", info.Mode(), err)
 	}
 	must(t, b.Close())
+	must(t, os.Chmod(path, 0o644)) // as a backup may put it back
+	must(t, openBook(t, path, BookOptions{}).Close())
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
 	whole, err := os.ReadFile(path)
 	must(t, err)
 	for name, damage := range map[string][]byte{
@@ -246,6 +251,23 @@ func TestMemory(t *testing.T) {
 	}
 	if all, _ := b.Memory("another").Load(); len(all) != 0 {
 		t.Errorf("another source's %v", all)
+	}
+}
+
+// What sources said that are asked no more is kept for a season, in case they come
+// back, and not for ever.
+func TestForgetSources(t *testing.T) {
+	b := openBook(t, filepath.Join(t.TempDir(), "admission.db"), BookOptions{})
+	now := time.Now()
+	for source, age := range map[string]int{"used, old": 200, "unused, old": 91, "unused, late": 89} {
+		must(t, b.Memory(source).Save(map[key.Public]Stored{numbered(1): {At: now.AddDate(0, 0, -age)}, numbered(2): {At: now.AddDate(0, 0, -age-100)}}, nil))
+	}
+	must(t, b.Memory("unused, empty").Save(nil, nil))
+	must(t, b.ForgetSources([]string{"used, old"}))
+	for source, want := range map[string]int{"used, old": 2, "unused, old": 0, "unused, late": 2, "unused, empty": 0} {
+		if all, err := b.Memory(source).Load(); err != nil || len(all) != want {
+			t.Errorf("%s: %d answers, %v", source, len(all), err)
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package admit
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,9 +23,12 @@ import (
 
 const (
 	bookVersion  = "1"
+	bookMode     = 0o600 // it tells who is a member
 	bookLockWait = time.Second
 	// answersLast is how old a kept answer may be that is still loaded.
 	answersLast = 400 * 24 * time.Hour
+	// answersOutlive is how long answers of a source are kept that is not asked any more.
+	answersOutlive = 90 * 24 * time.Hour
 	// A file is written anew when it is larger than this and mostly empty.
 	compactAbove = 4 << 20
 )
@@ -97,8 +102,11 @@ func openBolt(path string) (db *bolt.DB, err error) {
 			db, err = nil, &damage{cause}
 		}
 	}()
-	if db, err = bolt.Open(path, 0o600, &bolt.Options{Timeout: bookLockWait, FreelistType: bolt.FreelistMapType}); err != nil {
+	if db, err = bolt.Open(path, bookMode, &bolt.Options{Timeout: bookLockWait, FreelistType: bolt.FreelistMapType}); err != nil {
 		return nil, unreadable(path, err)
+	}
+	if info, err := os.Stat(path); err == nil && info.Mode().Perm()&^bookMode != 0 {
+		_ = os.Chmod(path, bookMode) // a backup put back with other rights; what is another user's stays as it is
 	}
 	if err = prepare(db); err != nil {
 		closeQuietly(db)
@@ -185,7 +193,7 @@ func compacted(db *bolt.DB, path string) (*bolt.DB, error) {
 	if err := os.Remove(staged); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return db, nil // it is only about room
 	}
-	small, err := bolt.Open(staged, 0o600, nil)
+	small, err := bolt.Open(staged, bookMode, nil)
 	if err != nil {
 		return db, nil
 	}
@@ -202,7 +210,7 @@ func compacted(db *bolt.DB, path string) (*bolt.DB, error) {
 		_ = dir.Sync() // on systems that cannot, the rename lasts all the same
 		_ = dir.Close()
 	}
-	return bolt.Open(path, 0o600, &bolt.Options{Timeout: bookLockWait, FreelistType: bolt.FreelistMapType})
+	return bolt.Open(path, bookMode, &bolt.Options{Timeout: bookLockWait, FreelistType: bolt.FreelistMapType})
 }
 
 func (f *bookFile) close() error { return f.db.Close() }
@@ -265,6 +273,45 @@ func (f *bookFile) putBan(b Ban) error {
 
 func (f *bookFile) removeBan(b Ban) error {
 	return f.update(func(tx *bolt.Tx) error { return tx.Bucket(bucketBans).Delete([]byte(b.Target())) })
+}
+
+// ForgetSources removes what was kept of sources that are not among used any more
+// and have said nothing for answersOutlive. One that comes back in time finds its
+// answers again.
+func (b *Book) ForgetSources(used []string) error {
+	var gone [][]byte
+	err := b.file.db.View(func(tx *bolt.Tx) error {
+		answers := tx.Bucket(bucketAnswers)
+		return answers.ForEachBucket(func(name []byte) error {
+			if !slices.Contains(used, string(name)) && b.now().Sub(newest(answers.Bucket(name))) > answersOutlive {
+				gone = append(gone, bytes.Clone(name))
+			}
+			return nil
+		})
+	})
+	if err != nil || len(gone) == 0 {
+		return err
+	}
+	return b.file.update(func(tx *bolt.Tx) error {
+		for _, name := range gone {
+			if err := tx.Bucket(bucketAnswers).DeleteBucket(name); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// newest is when the last answer in a bucket was given; zero: there is none.
+func newest(bucket *bolt.Bucket) (at time.Time) {
+	_ = bucket.ForEach(func(_, v []byte) error { // the function does not fail
+		var s Stored
+		if json.Unmarshal(v, &s) == nil && s.At.After(at) {
+			at = s.At
+		}
+		return nil
+	})
+	return at
 }
 
 // Memory returns where the Allows of a source are kept, by its name.

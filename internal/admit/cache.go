@@ -369,7 +369,7 @@ func (c *CachedSource) keep(k key.Public, v Verdict, now time.Time) {
 		}
 	}
 	delete(c.owed, k)
-	gone := c.answers.put(k, kept{allow: allow, member: v.Member, at: now})
+	gone := c.answers.put(k, kept{allow: allow, doubt: v.Doubtful, member: v.Member, at: now})
 	for _, old := range gone {
 		c.forget(old)
 	}

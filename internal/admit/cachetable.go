@@ -11,6 +11,7 @@ import (
 // kept is one answer of a source.
 type kept struct {
 	allow  bool
+	doubt  bool // of a refusal
 	member Member
 	at     time.Time // when the source said so
 	saved  time.Time // the at that Memory has; zero: it has none
@@ -20,7 +21,7 @@ func (a *kept) verdict() Verdict {
 	if a.allow {
 		return Verdict{Answer: Allow, Member: a.member}
 	}
-	return Verdict{}
+	return Verdict{Doubtful: a.doubt}
 }
 
 // differs tells whether an Allow is worth saving, which takes the place of before.

@@ -21,13 +21,14 @@ type ruling struct {
 	answer Answer
 	member Member
 	failed []string // with Unavailable: which sources could not tell, and why
+	doubt  bool     // with Refuse: a source of those that refused was in doubt
 }
 
 // peek is the ruling as far as it takes no waiting. It reports false when decide
 // must be asked.
 func (t *Tenant) peek(r Request) (ruling, bool) {
 	var first ruling
-	sure := true
+	sure, doubt := true, false
 	for i, s := range t.Sources {
 		v, known := Verdict{}, false
 		if p, ok := s.(Peeker); ok {
@@ -38,6 +39,8 @@ func (t *Tenant) peek(r Request) (ruling, bool) {
 			sure = false
 		case v.Answer == Allow && !t.AllOf:
 			return ruling{answer: Allow, member: v.Member}, true
+		case v.Answer == Refuse && v.Doubtful:
+			doubt = true
 		case v.Answer == Refuse && t.AllOf:
 			return ruling{}, true
 		case v.Answer == Unavailable:
@@ -46,8 +49,8 @@ func (t *Tenant) peek(r Request) (ruling, bool) {
 			first = ruling{answer: Allow, member: v.Member}
 		}
 	}
-	if !t.AllOf || len(t.Sources) == 0 {
-		return ruling{}, sure
+	if !t.AllOf || len(t.Sources) == 0 || doubt {
+		return ruling{doubt: doubt}, sure
 	}
 	return ruling{answer: Allow, member: first.member}, sure
 }
@@ -82,6 +85,7 @@ func (t *Tenant) decide(ctx context.Context, r Request) ruling {
 func (t *Tenant) settle(answers <-chan answered) ruling {
 	var failed []string
 	var first Member
+	doubt := false
 	for range t.Sources {
 		a := <-answers
 		switch {
@@ -93,6 +97,8 @@ func (t *Tenant) settle(answers <-chan answered) ruling {
 			failed = append(failed, t.Sources[a.index].Name()+": "+why)
 		case a.verdict.Answer == Allow && !t.AllOf:
 			return ruling{answer: Allow, member: a.verdict.Member}
+		case a.verdict.Answer == Refuse && a.verdict.Doubtful:
+			doubt = true
 		case a.verdict.Answer == Refuse && t.AllOf:
 			return ruling{}
 		case a.verdict.Answer == Allow && a.index == 0:
@@ -100,12 +106,13 @@ func (t *Tenant) settle(answers <-chan answered) ruling {
 		}
 	}
 	switch {
+	case doubt && t.AllOf: // a refusal, whatever those say that could not tell
 	case len(failed) > 0:
 		return ruling{answer: Unavailable, failed: failed}
 	case t.AllOf && len(t.Sources) > 0:
 		return ruling{answer: Allow, member: first}
 	}
-	return ruling{}
+	return ruling{doubt: doubt}
 }
 
 // outcome is what all tenants say of one peer.
@@ -115,6 +122,7 @@ type outcome struct {
 	member  Member
 	failed  []string
 	unsure  map[string]bool // tenants before the one that allows, or all, that could not tell
+	doubt   bool            // with Refuse: see ruling
 	sources bool            // there is a source at all
 }
 
@@ -155,6 +163,7 @@ func ask(ctx context.Context, tenants []Tenant, r Request) outcome {
 			o.unsure[tenants[i].Name] = true
 			o.failed = append(o.failed, now.failed...)
 		case Refuse:
+			o.doubt = o.doubt || now.doubt
 		}
 	}
 	return o

@@ -126,9 +126,10 @@ type Decision struct {
 	Member   Member // what is known of an admitted peer
 	Ticket   uint64 // for Seated
 
-	unsure  map[string]bool // tenants that could not tell
-	failure string          // which sources could not tell, and why
-	tenant  int             // of an admitted peer; noTenant: it is a guest
+	unsure   map[string]bool // tenants that could not tell
+	failure  string          // which sources could not tell, and why
+	doubtful bool            // a refusal that cuts nobody off
+	tenant   int             // of an admitted peer; noTenant: it is a guest
 }
 
 const noTenant = -1
@@ -216,6 +217,7 @@ func (g *Gate) peek(r Request) (Decision, bool) {
 			o.answer, o.tenant, o.member = Allow, i, now.member
 			break
 		}
+		o.doubt = o.doubt || now.doubt
 	}
 	d := g.decision(r, o)
 	d.Ticket = ticket
@@ -244,7 +246,7 @@ func (g *Gate) barred(r Request) (Decision, bool) {
 
 // decision is what the tenants' word comes to.
 func (g *Gate) decision(r Request, o outcome) Decision {
-	d := Decision{unsure: o.unsure, failure: o.failure()}
+	d := Decision{unsure: o.unsure, failure: o.failure(), doubtful: o.doubt && o.answer == Refuse}
 	switch {
 	case o.answer == Allow:
 		d.Admitted, d.Tenant, d.Member, d.tenant = true, g.tenants[o.tenant].Name, o.member, o.tenant
@@ -327,6 +329,12 @@ func (g *Gate) Pending() []Pending { return g.pending.list() }
 func (g *Gate) Forget(k key.Public) { g.pending.forget(k) }
 
 func (g *Gate) log(s summary) {
+	if s.promoted > 0 {
+		g.logger.Info(fmt.Sprintf("%d more waiting peers were admitted within a minute", s.promoted))
+	}
+	if s.dismissed > 0 {
+		g.logger.Info(fmt.Sprintf("%d more connected peers were not admitted any more and were disconnected within a minute", s.dismissed))
+	}
 	if s.refusals == 0 {
 		return
 	}

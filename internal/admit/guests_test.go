@@ -102,8 +102,12 @@ func TestGuestsAreFew(t *testing.T) {
 		return list
 	}
 	for _, v := range []Guests{
-		{For: time.Minute}, {Keys: []key.Public{{}}, For: time.Minute}, {Keys: keys(1, 1)}, {Keys: keys(1, 1), For: -1},
-		{Keys: keys(1, 1), For: MaxGuestTime + 1}, {Keys: keys(1, MaxGuests-ownGuests+1), For: time.Minute},
+		{For: time.Minute},
+		{Keys: []key.Public{{}}, For: time.Minute},
+		{Keys: keys(1, 1)},
+		{Keys: keys(1, 1), For: -1},
+		{Keys: keys(1, 1), For: MaxGuestTime + 1},
+		{Keys: keys(1, MaxGuests-ownGuests+1), For: time.Minute},
 	} {
 		if err := g.Invite(v); err == nil || !strings.Contains(err.Error(), "; hint: ") {
 			t.Errorf("%d keys for %v: %v", len(v.Keys), v.For, err)

@@ -75,7 +75,7 @@ func (f *KeysFile) Name() string { return "keys:" + f.path }
 // Peek knows always.
 func (f *KeysFile) Peek(r Request) (Verdict, bool) {
 	if m, ok := (*f.members.Load())[r.Key]; ok {
-		return Verdict{Allow, m}, true
+		return Verdict{Answer: Allow, Member: m}, true
 	}
 	return Verdict{}, true
 }

@@ -110,7 +110,7 @@ func NewList(l Lister, o ListOptions) *ListSource {
 }
 
 // recall takes what was kept. An entry much older than the newest is one whose
-// removal could not be written: all that are members are written once an hour.
+// removal could not be written: all that are members are written every keepAge.
 func (s *ListSource) recall() {
 	kept, err := s.o.Memory.Load()
 	if err != nil {
@@ -124,7 +124,7 @@ func (s *ListSource) recall() {
 	}
 	for k, stored := range kept {
 		s.kept[k] = stored.Member
-		if s.at.Sub(stored.At) < 3*keepAge {
+		if s.at.Sub(stored.At) < 3*s.keepAge() {
 			s.members[k] = stored.Member
 		}
 	}
@@ -139,7 +139,7 @@ func (s *ListSource) Peek(r Request) (Verdict, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if m, ok := s.members[r.Key]; ok && s.usable() {
-		return Verdict{Allow, m}, true
+		return Verdict{Answer: Allow, Member: m}, true
 	}
 	return Verdict{}, s.newerThan(time.Now().Add(-s.o.MinGap))
 }
@@ -172,7 +172,7 @@ func (s *ListSource) Decide(ctx context.Context, r Request) (Verdict, error) {
 		s.mu.Unlock()
 		switch {
 		case listed && usable:
-			return Verdict{Allow, m}, nil
+			return Verdict{Answer: Allow, Member: m}, nil
 		case answered:
 			return Verdict{}, nil
 		case failed != nil:
@@ -258,8 +258,9 @@ func (s *ListSource) pause(ctx context.Context, wait time.Duration) bool {
 func jitter(d time.Duration) time.Duration { return d - rand.N(d/10+1) }
 
 func backoff(refresh time.Duration, failures int, err error) time.Duration {
-	const most = 10 // doublings
-	wait := min(time.Second<<min(failures, most), max(refresh, longestBackoff))
+	const most = 10    // doublings
+	const shortCut = 5 // refreshes: whoever wants lists often waits less for a source that is back
+	wait := min(time.Second<<min(failures, most), max(refresh, min(shortCut*refresh, longestBackoff)))
 	wait = jitter(wait)
 	if later, ok := errors.AsType[*RetryError](err); ok {
 		wait = max(wait, min(later.After, longestRetry)) // not sooner
@@ -328,17 +329,17 @@ func sameKeys(a, b map[key.Public]Member) bool {
 }
 
 // keepAge is how old what is kept on disk may become before it is written again
-// though nothing has changed.
-const keepAge = time.Hour
+// though nothing has changed: what matters there is MaxAge, and disks wear.
+func (s *ListSource) keepAge() time.Duration { return min(s.o.MaxAge/16, time.Hour) }
 
-// keep writes what differs from what is on disk; once an hour all of it, for its
+// keep writes what differs from what is on disk; from time to time all of it, for its
 // age. What could not be written is tried again after the next list.
 func (s *ListSource) keep(members map[key.Public]Member) {
 	if s.o.Memory == nil {
 		return
 	}
 	now := time.Now()
-	all := now.Sub(s.keptFull) >= keepAge
+	all := now.Sub(s.keptFull) >= s.keepAge()
 	allowed := make(map[key.Public]Stored)
 	for k, m := range members {
 		if before, ok := s.kept[k]; all || !ok || !equalMembers(before, m) {

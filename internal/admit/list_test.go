@@ -268,6 +268,22 @@ func TestListAfterARestart(t *testing.T) {
 	})
 }
 
+// What is kept is written often enough for the age that it may have.
+func TestListKeptForAShortAge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, m := &roll{}, &shelf{}
+		l.set(nil, 1)
+		o := ListOptions{Memory: m, Refresh: 2 * time.Second, MaxAge: 20 * time.Second}
+		x := runList(t, l, o)
+		time.Sleep(10 * time.Minute)
+		x.stop()
+		l.set(errors.New("down"))
+		x = runList(t, l, o)
+		defer x.stop()
+		x.want(1, Allow)
+	})
+}
+
 func TestRetryAfter(t *testing.T) {
 	for failure, want := range map[error][2]time.Duration{
 		&RetryError{After: 20 * time.Minute, Err: errors.New("busy")}: {20 * time.Minute, 20 * time.Minute},
@@ -277,6 +293,9 @@ func TestRetryAfter(t *testing.T) {
 		if d := backoff(DefaultRefresh, 1, failure); d < want[0] || d > want[1] {
 			t.Errorf("%v: waits %v", failure, d)
 		}
+	}
+	if d := backoff(time.Second, 1000, errors.New("down")); d > 5*time.Second || d < 4*time.Second {
+		t.Errorf("waits %v where a list is wanted every second", d)
 	}
 	if d := backoff(DefaultRefresh, 1000, errors.New("down")); d > longestBackoff || d < longestBackoff/2 {
 		t.Errorf("waits %v", d)

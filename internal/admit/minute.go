@@ -24,6 +24,21 @@ type minute struct {
 	lines    int    // entries of keys that are true
 	unsaid   uint64 // refusals of keys that had no line
 	overflow bool   // a key found no room in keys
+
+	promoted, dismissed quota
+}
+
+// quota is a kind of event of which the first of a minute have lines of their own.
+type quota struct{ lines, unsaid int }
+
+// note counts an event and reports whether it deserves a line.
+func (q *quota) note() bool {
+	if q.lines < maxLines {
+		q.lines++
+		return true
+	}
+	q.unsaid++
+	return false
 }
 
 func newMinute(now time.Time) minute {
@@ -67,9 +82,12 @@ func (m *minute) left(now time.Time) time.Duration {
 
 // end empties the account and returns what it had not said.
 func (m *minute) end() summary {
-	s := summary{refusals: m.unsaid, keys: len(m.keys) - m.lines, atLeast: m.overflow}
+	s := summary{
+		refusals: m.unsaid, keys: len(m.keys) - m.lines, atLeast: m.overflow,
+		promoted: m.promoted.unsaid, dismissed: m.dismissed.unsaid,
+	}
 	clear(m.keys)
-	m.lines, m.unsaid, m.overflow = 0, 0, false
+	m.lines, m.unsaid, m.overflow, m.promoted, m.dismissed = 0, 0, false, quota{}, quota{}
 	return s
 }
 
@@ -78,6 +96,8 @@ type summary struct {
 	refusals uint64
 	keys     int
 	atLeast  bool // keys is a lower bound
+
+	promoted, dismissed int
 }
 
 func (s summary) String() string {

@@ -61,8 +61,17 @@ func (g *Gate) Seated(ticket uint64) {
 	}
 }
 
-// rechecker looks again until ctx is done.
+// rechecker looks at everybody after each change and from time to time, until ctx
+// is done. It carries out at once what takes no waiting. Who has to be asked about
+// is left to a few askers, so that a source that is slow delays nobody but those
+// whom it has to be asked about.
 func (g *Gate) rechecker(ctx context.Context) {
+	due := newBacklog()
+	var askers sync.WaitGroup
+	defer askers.Wait()
+	for range rechecks {
+		askers.Go(func() { g.askAgain(ctx, due) })
+	}
 	tick := time.NewTicker(g.recheckEvery)
 	defer tick.Stop()
 	for {
@@ -83,39 +92,53 @@ func (g *Gate) rechecker(ctx context.Context) {
 			default:
 			}
 		}
-		g.recheck(ctx)
+		due.put(g.glance())
 	}
 }
 
-// recheck looks at everybody once.
-func (g *Gate) recheck(ctx context.Context) {
-	room := make(chan struct{}, rechecks)
-	var looks sync.WaitGroup
-	defer looks.Wait()
+// glance looks at everybody, and returns those who have to be asked about.
+func (g *Gate) glance() (unsure []Present) {
 	for _, p := range g.roster.Present() {
-		r := Request{Key: p.Key, Addr: p.Addr.Unmap()}
 		if _, guest := g.invited(p.Key); p.Tenant == GuestTenant && !guest {
 			g.dismiss(p, ReasonOver) // whoever else would let it in: it is in the guests' company
 			continue
 		}
-		if d, sure := g.peek(r); sure {
+		if d, sure := g.peek(p.request()); sure {
 			g.apply(p, d)
+		} else {
+			unsure = append(unsure, p)
+		}
+	}
+	return unsure
+}
+
+// askAgain asks about those who are due until ctx is done.
+func (g *Gate) askAgain(ctx context.Context, due *backlog) {
+	for {
+		p, ok := due.take()
+		if !ok {
+			select {
+			case <-ctx.Done():
+				return
+			case <-due.more:
+			}
 			continue
 		}
-		select {
-		case room <- struct{}{}:
-		case <-ctx.Done():
+		d := g.decide(ctx, p.request())
+		if ctx.Err() != nil {
 			return
 		}
-		looks.Go(func() {
-			defer func() { <-room }()
-			d := g.decide(ctx, r)
-			if ctx.Err() == nil {
-				g.apply(p, d)
-			}
-		})
+		// What was settled meanwhile, as by the operator, outdoes an answer that was asked for before.
+		if now, sure := g.peek(p.request()); sure {
+			d = now
+		}
+		g.apply(p, d)
+		g.Seated(d.Ticket)
+		due.done(p)
 	}
 }
+
+func (p Present) request() Request { return Request{Key: p.Key, Addr: p.Addr.Unmap()} }
 
 // apply carries out what another look has found.
 func (g *Gate) apply(p Present, d Decision) {
@@ -124,12 +147,12 @@ func (g *Gate) apply(p Present, d Decision) {
 		if d.Admitted {
 			g.pending.forget(p.Key)
 			g.promoted.Add(1)
-			g.logger.LogAttrs(context.Background(), slog.LevelInfo, "a waiting peer is admitted",
+			g.tell(func(m *minute) *quota { return &m.promoted }, "a waiting peer is admitted",
 				slog.String("peer", p.Key.String()), slog.String("addr", p.Addr.String()), slog.String("tenant", d.Tenant))
 		}
 		g.roster.Judge(p, d)
 	case d.Admitted && (d.Tenant == p.Tenant || d.unsure[p.Tenant]):
-	case !d.Admitted && d.Reason == ReasonUnavailable:
+	case !d.Admitted && (d.Reason == ReasonUnavailable || d.doubtful):
 		// Nobody is dropped because a source is down.
 	default:
 		reason := d.Reason
@@ -143,8 +166,21 @@ func (g *Gate) apply(p Present, d Decision) {
 // dismiss ends a connection that is not admitted any more.
 func (g *Gate) dismiss(p Present, reason string) {
 	g.dismissed.Add(1)
-	g.logger.LogAttrs(context.Background(), slog.LevelInfo, "a connected peer is not admitted any more and was disconnected",
+	g.tell(func(m *minute) *quota { return &m.dismissed }, "a connected peer is not admitted any more and was disconnected",
 		slog.String("peer", p.Key.String()), slog.String("addr", p.Addr.String()), slog.String("tenant", p.Tenant),
 		slog.String("reason", reason))
 	g.roster.Dismiss(p, reason)
+}
+
+// tell logs what the minute has room for.
+func (g *Gate) tell(which func(*minute) *quota, words string, attrs ...slog.Attr) {
+	now := g.now()
+	g.mu.Lock()
+	before := g.minute.roll(now)
+	line := which(&g.minute).note()
+	g.mu.Unlock()
+	g.log(before)
+	if line {
+		g.logger.LogAttrs(context.Background(), slog.LevelInfo, words, attrs...)
+	}
 }

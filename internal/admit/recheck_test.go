@@ -131,6 +131,42 @@ func TestRecheck(t *testing.T) {
 	})
 }
 
+// A refusal for want of a clear answer keeps out who comes and cuts off nobody, with
+// whatever other sources there are.
+func TestDoubtfulRefusal(t *testing.T) {
+	for name, c := range map[string]struct {
+		tenants []Tenant
+		stays   bool
+	}{
+		"alone":                   {one(&moody{verdict: Verdict{Doubtful: true}}), true},
+		"remembered":              {one(&moody{verdict: Verdict{Doubtful: true}, peeks: true}), true},
+		"beside a clear one":      {one(&moody{verdict: Verdict{Doubtful: true}}, Keys()), true},
+		"all must allow":          {[]Tenant{{AllOf: true, Sources: []Source{&moody{verdict: Verdict{Doubtful: true}}, Any()}}}, true},
+		"and one clearly refuses": {[]Tenant{{AllOf: true, Sources: []Source{&moody{verdict: Verdict{Doubtful: true}}, Keys()}}}, false},
+		"and it is remembered":    {[]Tenant{{AllOf: true, Sources: []Source{&moody{verdict: Verdict{Doubtful: true}, peeks: true}, Keys()}}}, false},
+		"another tenant refuses":  {[]Tenant{{Sources: []Source{Keys()}}, {Name: "b", Sources: []Source{&moody{verdict: Verdict{Doubtful: true}}}}}, true},
+		"clear":                   {one(&moody{}), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := &hall{peers: map[uint64]Present{1: {ID: 1, Key: numbered(1), Addr: somewhere}}}
+				g := NewGate(Options{Tenants: c.tenants, Roster: h, Lobby: true})
+				defer serve(t, g)()
+				if d := g.Admit(t.Context(), numbered(2), somewhere); d.Admitted || d.Reason != ReasonNotListed {
+					t.Errorf("who comes: %+v", d)
+				}
+				g.Changed()
+				time.Sleep(settleTime)
+				if c.stays {
+					h.want(t)
+				} else {
+					h.want(t, "dismiss "+ReasonNotListed)
+				}
+			})
+		})
+	}
+}
+
 // What changes between a decision and the moment at which the peer can be found
 // must not be lost.
 func TestSeatedAfterAChange(t *testing.T) {

@@ -228,7 +228,8 @@ func (s *urlSource) Decide(ctx context.Context, r Request) (Verdict, error) {
 	}
 	defer res.Body.Close()
 	if s.derper {
-		return Verdict{Answer: readAsDerper(res.StatusCode, res.Body)}, nil
+		answer, clear := readAsDerper(res.StatusCode, res.Body)
+		return Verdict{Answer: answer, Doubtful: !clear}, nil
 	}
 	text, err := io.ReadAll(io.LimitReader(res.Body, verifyBody+1))
 	if err != nil {
@@ -293,14 +294,18 @@ func readVerify(status int, body []byte) (Answer, string) {
 }
 
 // readAsDerper reads an answer as derper does: the first JSON value in the first
-// 4096 octets of a 200, and Refuse with whatever is wrong.
-func readAsDerper(status int, body io.Reader) Answer {
+// 4096 octets of a 200, and Refuse with whatever is wrong, which is then not clear.
+func readAsDerper(status int, body io.Reader) (answer Answer, clear bool) {
 	if status != http.StatusOK {
-		return Refuse
+		return Refuse, false
 	}
-	var answer struct{ Allow bool }
-	if err := json.NewDecoder(io.LimitReader(body, verifyBody)).Decode(&answer); err != nil || !answer.Allow {
-		return Refuse
+	var said struct{ Allow *bool }
+	err := json.NewDecoder(io.LimitReader(body, verifyBody)).Decode(&said)
+	if err != nil || said.Allow == nil {
+		return Refuse, false
 	}
-	return Allow
+	if !*said.Allow {
+		return Refuse, true
+	}
+	return Allow, true
 }

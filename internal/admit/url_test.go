@@ -109,8 +109,8 @@ func TestURLAnswers(t *testing.T) {
 				wantHinted(t, err, server.URL)
 			}
 			s = newSource(t, URLOptions{URL: server.URL, Derper: true})
-			if v, err := s.Decide(t.Context(), Request{Key: numbered(1)}); v.Answer != test.derper || err != nil {
-				t.Errorf("as derper: %v, %v; want %v", v.Answer, err, test.derper)
+			if v, err := s.Decide(t.Context(), Request{Key: numbered(1)}); v.Answer != test.derper || err != nil || v.Doubtful != (test.strict == Unavailable && test.derper == Refuse) {
+				t.Errorf("as derper: %+v, %v; want %v", v, err, test.derper)
 			}
 		})
 	}
@@ -363,16 +363,16 @@ func FuzzVerifyAnswer(f *testing.F) {
 	f.Add(500, []byte("\xff"))
 	f.Fuzz(func(t *testing.T, status int, body []byte) {
 		strict, wrong := readVerify(status, body)
-		derper := readAsDerper(status, strings.NewReader(string(body)))
+		derper, clear := readAsDerper(status, strings.NewReader(string(body)))
 		if (strict == Unavailable) != (wrong != "") || len(wrong) > 1000 {
 			t.Errorf("%v with %q", strict, wrong)
 		}
 		if derper == Unavailable || derper == Allow && status != http.StatusOK {
 			t.Errorf("as derper: %v", derper)
 		}
-		// Where the strict reading is sure, derper's is the same.
-		if strict != Unavailable && strict != derper {
-			t.Errorf("%v, and as derper %v", strict, derper)
+		// Where the strict reading is sure, derper's is the same, and sure.
+		if strict != Unavailable && (strict != derper || !clear) || derper == Allow && !clear {
+			t.Errorf("%v, and as derper %v, %v", strict, derper, clear)
 		}
 	})
 }

@@ -38,7 +38,7 @@ func (c *command) admission(cfg *config.Config) {
 	case !c.host.Admits:
 		cfg.Admit, cfg.AdmitKey = []string{config.AdmitAny}, nil
 		c.warnFirst("every Tailscale client that knows the address may use this relay, as with derper; " +
-			"`detour serve` is closed instead")
+			"`detour serve` asks you about each node instead")
 	}
 }
 

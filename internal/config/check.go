@@ -37,7 +37,7 @@ func problems(c Config) []Problem {
 // crossChecks finds settings that are right alone and wrong together.
 func crossChecks(c Config) []Problem {
 	list := append(append(listenerChecks(c), proxyChecks(c)...), acmeProblems(c)...)
-	list = append(list, admissionProblems(c)...)
+	list = append(append(list, admissionProblems(c)...), mapProblems(c)...)
 	add := func(setting string, faults []fault) {
 		for _, f := range faults {
 			list = append(list, Problem{Setting: setting, What: f.what, Hint: f.hint})

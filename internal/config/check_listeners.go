@@ -115,7 +115,7 @@ func sameAddress(c Config) []Problem {
 		d, _ := parseAlso(entry)
 		tcp = append(tcp, listener{"also_listen", d.Address})
 	}
-	tcp = append(tcp, listener{"http_listen", c.HTTPListen}, listener{"admin_listen", c.AdminListen})
+	tcp = append(tcp, listener{"http_listen", c.HTTPListen}, listener{"admin_listen", c.AdminListen}, listener{"map_listen", c.MapListen})
 	udp := []listener{{"stun_listen", c.STUNListen}}
 	for _, addr := range c.AlsoSTUNListen {
 		udp = append(udp, listener{"also_stun_listen", addr})

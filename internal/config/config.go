@@ -120,4 +120,13 @@ type Config struct {
 	LoginBurst   int // new connections of one source at once
 	AcceptRate   int // new connections of all in a second
 	AcceptBurst  int // new connections of all at once
+
+	// The kept DERP map, in table_map.go. MapEntries and MapAddresses give the lists in the form in which they are used.
+	MapWrite     string        // file; empty: none
+	MapSources   []string      // PLACE[,option=value...]
+	MapRefresh   time.Duration // between two fetches of a URL
+	MapListen    string        // TCP address of plain HTTP, or Off
+	MapPublic    bool          // /derpmap.json at the relay's own doors
+	MapTokenFile string        // file of the token for it; empty: none
+	MapAddress   []string      // dns:NAME, stun:HOST:PORT or interfaces
 }

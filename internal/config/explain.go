@@ -157,8 +157,9 @@ func (e *explainer) derpMap(c Config) {
 	if c.Listen != Off {
 		e.line("clients dial: %s", dialled(c))
 	}
-	e.line("IPv4: %s", ipWords(c.PublicIPv4))
-	e.line("IPv6: %s", ipWords(c.PublicIPv6))
+	e.line("IPv4: %s", c.followed(c.PublicIPv4))
+	e.line("IPv6: %s", c.followed(c.PublicIPv6))
+	e.keeps(c)
 }
 
 func (e *explainer) rest(c Config) {

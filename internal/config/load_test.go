@@ -156,12 +156,14 @@ func TestEveryLayerSetsEverySetting(t *testing.T) {
 		"acme_dns_hook": {"/a", "/b"}, "acme_ip_profile": {"none", "other"}, "acme_switch": {"true", "false"},
 		"login_pending_per_source": {"0", "1"}, "login_rate_per_source": {"0", "1"}, "login_burst_per_source": {"0", "1"},
 		"accept_rate": {"1", "2"}, "accept_burst": {"1", "2"},
+		"map_write": {"/a", "/b.json"}, "map_sources": {"/a", "https://a/b,token_file=/c"}, "map_refresh": {"1h", "2h"}, "map_listen": {"127.0.0.1:7", "[::1]:7"},
+		"map_public": {"true", "false"}, "map_token_file": {"/a", "/b"}, "map_address": {"dns:a.example", "stun:a.example:3478"},
 		"log_format": {"json", "text"}, "log_level": {"warn", "debug"},
 		"cert_pair": {"/a,/b", "/c"}, "strict_sni": {"true", "false"},
 		"trusted_proxies": {"192.0.2.0/24", "unix"}, "fallback": {"http://127.0.0.1:8080", "/srv/www"},
 		"sni_route": {"a.example=127.0.0.1:1", "*.example.com=unix:/run/x.sock"},
 	}
-	with := map[string]string{"cert": "key: /z", "key": "cert: /z", "cert_mode": "cert: /y\nkey: /z", "strict_sni": "hostname: a"} // what must stand beside it
+	with := map[string]string{"cert": "key: /z", "key": "cert: /z", "cert_mode": "cert: /y\nkey: /z", "strict_sni": "hostname: a", "map_public": "map_token_file: /t"} // what must stand beside it
 	for _, s := range table() {
 		t.Run(s.Name, func(t *testing.T) {
 			low, high := texts[s.Name][0], texts[s.Name][1]

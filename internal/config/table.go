@@ -17,6 +17,7 @@ func table() []setting {
 		section("Behind a proxy, or in front of a site", proxySettings()),
 		section("What the DERP map says", mapSettings()),
 		section("What the DERP map says", portSettings()),
+		section("The DERP map that is kept", keepSettings()),
 		section("Certificate", certSettings()),
 		section("Certificate", moreCertSettings()),
 		section("Certificate from an authority (cert_mode acme)", acmeSettings()),

@@ -119,6 +119,8 @@ type authority struct {
 	// second serves them on the second port of a rotation; nil: there is none.
 	// Guarded by mu.
 	second func([]*cert.Certificate) error
+
+	remap func() // hears that the relay's map is another now; it does not wait
 }
 
 // newAuthority makes what listeners need to answer the authority. It reads files
@@ -186,6 +188,9 @@ func (u *authority) setMode(m acmeMode) error {
 		close(u.changed) // there is no way back, so this comes once
 	}
 	u.mode = m
+	if u.remap != nil {
+		u.remap()
+	}
 	return nil
 }
 
@@ -415,6 +420,7 @@ func (d *Daemon) prepareACME(context.Context) (err error) {
 // identity is what the relay is known by now.
 func (d *Daemon) identity() identity {
 	id := d.id
+	id.addrs = d.addresses()
 	switch {
 	case d.acme != nil:
 		id.cert = d.acme.published(id.cert)

@@ -28,7 +28,7 @@ func (k doorkeeper) Admit(ctx context.Context, peer key.Public, addr netip.Addr)
 func (k doorkeeper) Seated(v relay.Verdict) { k.gate.Seated(v.Ticket) }
 
 func verdict(d admit.Decision) relay.Verdict {
-	return relay.Verdict{Admitted: d.Admitted, Reason: d.Reason, Lobby: d.Text, Tenant: d.Tenant, Name: memberName(d.Member), Realm: d.Realm, Ticket: d.Ticket}
+	return relay.Verdict{Admitted: d.Admitted, Reason: d.Reason, Lobby: d.Text, Tenant: d.Tenant, Guest: d.Tenant == admit.GuestTenant, Name: memberName(d.Member), Realm: d.Realm, Ticket: d.Ticket}
 }
 
 // memberName is how people call a member.
@@ -114,9 +114,11 @@ func (d *Daemon) newGate() (*admit.Gate, error) {
 		return nil, err
 	}
 	var tenants []admit.Tenant
+	var used []string
 	for _, t := range d.cfg.Tenants() {
 		tenant := admit.Tenant{Name: t.Name, AllOf: t.AllOf}
 		for _, e := range t.Entries {
+			used = append(used, memoryOf(t.Name, e))
 			s, err := d.admissionSource(t.Name, e)
 			if err != nil {
 				return nil, fmt.Errorf("admission source %s: %w", e.Name(), err)
@@ -130,6 +132,9 @@ func (d *Daemon) newGate() (*admit.Gate, error) {
 	var rules admit.Rules
 	if d.book != nil {
 		rules = d.book
+		if err := d.book.ForgetSources(used); err != nil {
+			return nil, err
+		}
 	}
 	return admit.NewGate(admit.Options{
 		Rules: rules, Tenants: tenants, Isolate: d.cfg.Isolate, Lobby: d.cfg.Refusal == config.RefusalLobby, Roster: roster{d},

@@ -7,6 +7,7 @@ import (
 
 	"github.com/detour-relay/detour/internal/config"
 	"github.com/detour-relay/detour/internal/derpmap"
+	"github.com/detour-relay/detour/internal/mapkeep"
 )
 
 // Banner writes what the operator needs after a start: what runs where, what the
@@ -58,6 +59,12 @@ func (d *Daemon) whereabouts(b *strings.Builder) {
 	}
 	row("HTTP", d.cfg.HTTPListen, "captive-portal check")
 	row("admin", d.cfg.AdminListen, "")
+	if d.cfg.MapWrite != "" {
+		row("map", d.cfg.MapWrite, "the DERP map, kept for Headscale")
+	}
+	if d.mapServer != nil {
+		row("map", "http://"+d.cfg.MapListen+mapkeep.Path, "")
+	}
 	held := "key"
 	if d.id.cert != nil && d.cfg.CertMode != config.CertFiles {
 		held = "key and certificate"

@@ -77,7 +77,7 @@ func build(t *testing.T, c config.Config, addrs ...string) (*bed, error) {
 	b := &bed{t: t, log: &logText{}}
 	d, err := New(t.Context(), c, Options{
 		Version: "test", InterfaceAddrs: addresses(addrs...),
-		Logger: slog.New(slog.NewTextHandler(b.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Logger: textLogger(b.log),
 	})
 	b.Daemon = d
 	if err == nil {
@@ -233,4 +233,8 @@ func wantError(t *testing.T, err error, parts ...string) {
 	if strings.Count(err.Error(), "; hint: ") != 1 || strings.Contains(err.Error(), "\n") {
 		t.Errorf("error %q is not one line with one hint", err)
 	}
+}
+
+func textLogger(l *logText) *slog.Logger {
+	return slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }

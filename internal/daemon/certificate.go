@@ -37,7 +37,7 @@ func (d *Daemon) certificate() (*tls.Config, error) {
 		return nil, err
 	}
 	if d.acme != nil {
-		d.acme.serve = d.source.Replace
+		d.acme.serve, d.acme.remap = d.source.Replace, d.keeper.Poke
 		d.acme.loadStored()
 		return d.source.TLSConfig(), nil
 	}
@@ -85,14 +85,15 @@ func certPairs(c config.Config) []cert.Pair {
 	return pairs
 }
 
-// Reload looks at the certificate files at once, as SIGHUP asks for. The settings
-// stay as they are.
+// Reload looks at the certificate files at once, and takes the settings of the kept
+// map anew, as SIGHUP asks for. The other settings stay as they are.
 func (d *Daemon) Reload() {
+	d.reloadMap()
 	if d.watch == nil {
-		d.log.Info("nothing to reload: the relay reads no certificate files, and settings are read at the start only; restart to change them")
+		d.log.Info("the relay reads no certificate files that could be read again, and of the settings a reload takes those of the DERP map alone; restart to change others")
 		return
 	}
-	d.log.Info("reading the certificate files again; settings are read at the start only")
+	d.log.Info("reading the certificate files again; of the settings a reload takes those of the DERP map alone")
 	d.watch.Reload()
 }
 

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"strings"
@@ -23,6 +24,7 @@ import (
 	"github.com/detour-relay/detour/internal/derpmap"
 	"github.com/detour-relay/detour/internal/key"
 	"github.com/detour-relay/detour/internal/listen"
+	"github.com/detour-relay/detour/internal/mapkeep"
 	"github.com/detour-relay/detour/internal/relay"
 	"github.com/detour-relay/detour/internal/sni"
 	"github.com/detour-relay/detour/internal/stun"
@@ -41,6 +43,8 @@ type Options struct {
 	Derper bool
 	// Inherited holds the sockets that systemd has passed; nil: none. New closes it.
 	Inherited *listen.Inherited
+	// Load reads the settings again, for those that a reload takes; nil: none does.
+	Load func() (config.Config, error)
 	// InterfaceAddrs lists the host's addresses; nil: InterfaceAddrs.
 	InterfaceAddrs func() ([]netip.Addr, error)
 }
@@ -69,26 +73,43 @@ type Daemon struct {
 	acme       *authority // with cert_mode acme
 
 	doors         []*entrance                    // the main one first
+	logins        tally                          // at the ports of TLS, apart from a rotation's second one
 	doorsMu       sync.Mutex                     // a rotation changes the doors in it
 	second        atomic.Pointer[openSecondPort] // of a rotation; nil: there is none
 	rotationStuck atomic.Pointer[error]          // why a rotation does not go on; nil or nil within: it does
 	httpDoor      *listen.Door
+	rotationPhase atomic.Pointer[cert.Phase] // that the ports are in; nil: none
 	adminListener net.Listener
-	inherited     *listen.Inherited // while listeners are opened
+
+	follower   *mapkeep.Follower
+	interfaces func() ([]netip.Addr, error)
+	atStart    []netip.Addr // of the interfaces
+
+	keeper    *mapkeep.Keeper
+	mapGate   *mapkeep.Gate
+	mapServer *mapkeep.Server               // nil: off
+	mapConfig atomic.Pointer[config.Config] // for the settings that a reload takes
+	mapTold   atomic.Int64                  // when the token could last not be read, in Unix nanoseconds
+	load      func() (config.Config, error)
+	loaded    config.Config // as it came, before ports were bound
+
+	inherited *listen.Inherited // while listeners are opened
 }
 
 // New reads or makes the relay's state and binds its listeners. The caller runs
 // it, or closes it. Errors say what the operator can do.
 func New(ctx context.Context, cfg config.Config, o Options) (*Daemon, error) {
-	d := &Daemon{cfg: cfg, version: o.Version, derper: o.Derper, log: o.Logger, started: time.Now(), inherited: o.Inherited}
+	d := &Daemon{cfg: cfg, version: o.Version, derper: o.Derper, log: o.Logger, started: time.Now(), inherited: o.Inherited, load: o.Load, loaded: cfg}
 	if o.InterfaceAddrs == nil {
 		o.InterfaceAddrs = InterfaceAddrs
 	}
-	interfaces, err := o.InterfaceAddrs()
-	if err != nil {
+	var err error
+	if d.atStart, err = o.InterfaceAddrs(); err != nil {
 		return nil, err
 	}
-	d.id.addrs = publishedAddrs(cfg, interfaces)
+	d.interfaces = o.InterfaceAddrs
+	d.prepareFollower(ctx)
+	d.id.addrs = d.addresses()
 	if err := d.build(ctx); err != nil {
 		d.Close()
 		return nil, err
@@ -104,7 +125,7 @@ func (d *Daemon) build(ctx context.Context) error {
 	}
 	// The admin socket comes first: it tells when another relay has this state.
 	// Whatever can fail to bind comes before what is made to stay.
-	for _, bind := range []func(context.Context) error{d.listenAdmin, d.prepareACME, d.listenRelay, d.listenHTTP, d.listenSTUN} {
+	for _, bind := range []func(context.Context) error{d.listenAdmin, d.prepareACME, d.listenRelay, d.listenHTTP, d.listenSTUN, d.prepareKeeper} {
 		if err := bind(ctx); err != nil {
 			return err
 		}
@@ -159,7 +180,7 @@ func (d *Daemon) listenAdmin(context.Context) (err error) {
 		return err
 	}
 	d.admin = admin.New(admin.Options{
-		Listener: d.adminListener, Health: d.Health, Stats: func() any { return d.Stats() }, Control: control{d}, Token: token, Logger: d.log,
+		Listener: d.adminListener, Map: http.HandlerFunc(d.serveMap), Health: d.Health, Stats: func() any { return d.Stats() }, Control: control{d}, Token: token, Logger: d.log,
 	})
 	return nil
 }
@@ -190,7 +211,7 @@ func (d *Daemon) adminSocket() (net.Listener, error) {
 
 // Close releases the listeners of a daemon that is not run.
 func (d *Daemon) Close() {
-	for _, c := range []io.Closer{closer(d.adminListener), closer(d.httpDoor), closer(d.stun), closer(d.book)} {
+	for _, c := range []io.Closer{closer(d.adminListener), closer(d.httpDoor), closer(d.stun), closer(d.book), closer(d.mapServer)} {
 		if c != nil {
 			c.Close() // nothing was served: there is nothing to lose
 		}
@@ -271,7 +292,7 @@ func (d *Daemon) parts() []part {
 	if len(d.doors) > 0 {
 		list = append(list, d.certParts()...)
 		list = append(append(list, part{"web", d.web.Serve}), d.doorParts()...)
-		if rotates(d.cfg) && !d.derper {
+		if d.rotating() {
 			list = append(list, part{"certificate rotation", (&rotation{d: d}).serve})
 		}
 	}
@@ -285,6 +306,10 @@ func (d *Daemon) parts() []part {
 	}
 	if d.admin != nil {
 		list = append(list, part{"admin", d.admin.Serve})
+	}
+	list = append(list, part{"DERP map", d.keeper.Serve}, part{"public address", d.follower.Serve})
+	if d.mapServer != nil {
+		list = append(list, part{"DERP map listener", d.mapServer.Serve})
 	}
 	if d.acme != nil {
 		list = append(list, part{"ACME", d.acme.manager.Run}, part{"certificate", d.acme.settle})

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 
 	"github.com/detour-relay/detour/internal/config"
 	"github.com/detour-relay/detour/internal/listen"
@@ -68,7 +69,9 @@ func (d *Daemon) doorParts() []part {
 
 func (d *Daemon) doorPart(name string, e *entrance) part {
 	handle, door := listen.Handler(d.web.ServeConn), e.Door
-	if !e.tls {
+	if e.tls {
+		handle = d.logins.counting(handle)
+	} else {
 		handle = d.web.ServePlain
 	}
 	return part{name, func(ctx context.Context) error { return door.Serve(ctx, handle) }}
@@ -88,16 +91,29 @@ func (d *Daemon) closeDoors() {
 	}
 }
 
-// openConnections counts who is connected at the ports of TLS.
-func (d *Daemon) openConnections() (n int64) {
-	d.doorsMu.Lock()
-	defer d.doorsMu.Unlock()
-	for _, e := range d.doors {
-		if e.tls {
-			n += e.Stats().Open
-		}
+// tally counts the peers that came by some ports and were admitted.
+type tally struct {
+	admitted atomic.Uint64 // so far
+	present  atomic.Int64  // now
+}
+
+// counting is h with its admitted peers counted.
+func (t *tally) counting(h listen.Handler) listen.Handler {
+	return func(ctx context.Context, c net.Conn, ready func(admitted bool)) {
+		var in atomic.Bool
+		defer func() {
+			if in.Load() {
+				t.present.Add(-1)
+			}
+		}()
+		h(ctx, c, func(admitted bool) {
+			if admitted && !in.Swap(true) {
+				t.admitted.Add(1)
+				t.present.Add(1)
+			}
+			ready(admitted)
+		})
 	}
-	return n
 }
 
 // openDoors opens what closeDoors has closed, and returns what serves those that

@@ -13,7 +13,7 @@ func (d *Daemon) buildWeb(tlsConfig *tls.Config) error {
 	from, unix := d.cfg.TrustedFrom()
 	o := web.Options{
 		Relay: d.relay, TLS: tlsConfig, FrontPage: d.cfg.FrontPage, Logger: d.log,
-		Proxies: web.Proxies{From: from, Unix: unix},
+		Proxies: web.Proxies{From: from, Unix: unix}, Also: d.publicMap,
 	}
 	if d.cfg.Fallback != "" {
 		site, err := web.NewFallback(d.cfg.Fallback, d.log)

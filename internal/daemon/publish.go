@@ -23,23 +23,10 @@ type identity struct {
 	addrs     derpmap.Addresses // as published
 }
 
-// publishedAddrs joins the addresses of the settings with those of the
-// interfaces: what was set wins.
+// publishedAddrs joins the addresses of the settings with those that the running
+// relay follows and those of the interfaces: what was set wins.
 func publishedAddrs(c config.Config, interfaces []netip.Addr) derpmap.Addresses {
-	a := derpmap.Choose(interfaces)
-	if ip, ok := listenIP(c.Listen); ok {
-		// A relay that answers on one public address alone has no other to publish.
-		if only := derpmap.Choose([]netip.Addr{ip}); only.IPv4.IsValid() || only.IPv6.IsValid() {
-			a.IPv4, a.IPv6 = only.IPv4, only.IPv6
-		}
-	}
-	if c.PublicIPv4.IsValid() {
-		a.IPv4 = c.PublicIPv4
-	}
-	if c.PublicIPv6.IsValid() {
-		a.IPv6 = c.PublicIPv6
-	}
-	return a
+	return joinAddrs(c, interfaces, followedAddrs(c))
 }
 
 // listenIP returns the one address that a listen setting names; false when it
@@ -232,6 +219,7 @@ func mapWarnings(c config.Config, id identity, forOldClients bool) []string {
 				"any certificate of a public CA; set --hostname to a domain that the certificate is for")
 		}
 	}
+	w = append(w, keepWarnings(c, id)...)
 	if c.STUNListen == config.Off {
 		w = append(w, "STUN is off: clients can measure this relay by HTTPS only, and learn their address elsewhere")
 	}

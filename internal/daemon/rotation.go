@@ -46,13 +46,13 @@ type rotation struct {
 	parts sync.WaitGroup
 
 	// Owned by serve.
-	phase    cert.Phase    // that the ports are in; empty: no rotation
-	second   *listen.Door  // also in Daemon.second
-	serves   cert.Rotation // what second was opened for
-	server   *web.Server   // of second
-	upgrades uint64        // of the port that is to go, when last looked at
-	used     time.Time     // when that had changed
-	told     string        // the last error, said once
+	phase  cert.Phase    // that the ports are in; empty: no rotation
+	second *listen.Door  // also in Daemon.second
+	serves cert.Rotation // what second was opened for
+	logins *tally        // at second
+	seen   uint64        // logins at the port that is to go, when last looked at
+	used   time.Time     // when that had changed
+	told   string        // the last error, said once
 }
 
 // openSecondPort is what others may look at.
@@ -94,6 +94,7 @@ func (r *rotation) follow(ctx context.Context, now time.Time) error {
 			return err
 		}
 		r.phase = ""
+		r.d.rotationPhase.Store(nil)
 	}
 	if want.Phase != "" && r.second == nil {
 		if err := r.openSecond(ctx, want); err != nil {
@@ -105,6 +106,8 @@ func (r *rotation) follow(ctx context.Context, now time.Time) error {
 			return err
 		}
 		r.phase, r.used, r.told = want.Phase, now, ""
+		r.d.rotationPhase.Store(&want.Phase)
+		r.d.keeper.Poke()
 		r.d.log.Info("the rotation of the certificate is at another step", "phase", want.Phase, "second_listen", want.Listen,
 			"hint", "detour cert show says what is next")
 	}
@@ -157,7 +160,7 @@ func (r *rotation) openSecond(ctx context.Context, want cert.Rotation) error {
 	options.Flag = "--port"
 	door, err := listen.Listen(ctx, want.Listen, options)
 	if err != nil {
-		return fmt.Errorf("open the second port of the rotation: %w", err)
+		return fmt.Errorf("open the second port of the rotation (another --port takes detour cert rotate --end first): %w", err)
 	}
 	o := r.d.webOptions
 	o.TLS = source.TLSConfig()
@@ -166,11 +169,12 @@ func (r *rotation) openSecond(ctx context.Context, want cert.Rotation) error {
 	left, stop := context.WithCancel(ctx)
 	r.run(func() error { return server.Serve(left) })
 	r.run(func() error { return source.LogExpiry(left) })
+	logins := &tally{}
 	r.run(func() error {
 		defer stop()
-		return door.Serve(ctx, server.ServeConn)
+		return door.Serve(ctx, logins.counting(server.ServeConn))
 	})
-	r.second, r.server, r.serves = door, server, want
+	r.second, r.logins, r.serves = door, logins, want
 	r.d.second.Store(&openSecondPort{door, source})
 	return nil
 }
@@ -227,23 +231,19 @@ func (r *rotation) reopen(ctx context.Context) error {
 	return err
 }
 
-// retireUnused goes on to the next phase by itself when nobody has come to the port
-// that is to go for so long that nobody's map can need it.
+// retireUnused goes on to the next phase by itself when nobody has logged in at the
+// port that is to go for so long that nobody's map can need it. Strangers do not
+// count.
 func (r *rotation) retireUnused(want cert.Rotation, now time.Time) error {
-	if n := upgradesOf(r.d.web); n != r.upgrades || r.d.openConnections() > 0 {
-		r.upgrades, r.used = n, now
+	if n := r.d.logins.admitted.Load(); n != r.seen || r.d.logins.present.Load() > 0 {
+		r.seen, r.used = n, now
 	}
 	// That somebody has come to the second port shows that the map with both is out.
-	if want.Phase != cert.PhaseBoth || now.Sub(r.used) < cert.RotationUnused || upgradesOf(r.server) == 0 {
+	if want.Phase != cert.PhaseBoth || now.Sub(r.used) < cert.RotationUnused || r.logins.admitted.Load() == 0 {
 		return nil
 	}
 	r.d.log.Warn("the old certificate was not used for a week, so the relay's port is closed until the rotation is finished; "+
 		"hint: put the map without it in its place, then: detour cert rotate --finish", "unused_since", r.used.UTC())
 	_, err := want.Withdraw(r.d.cfg.Cert, now)
 	return err
-}
-
-func upgradesOf(s *web.Server) uint64 {
-	up := s.Stats().Upgrades
-	return up.Raw + up.FastStart + up.WebSocket
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -185,17 +186,20 @@ func TestRotationOfAnUnusedPort(t *testing.T) {
 	start := time.Now()
 	x.follow(start)
 	x.follow(start.Add(cert.RotationUnused - time.Minute))
-	x.wantLogin(x.cfg.Listen, x.id.cert.Pin())
+	comes := func(n uint64) { // one more, and leaves
+		x.wantLogin(x.cfg.Listen, x.id.cert.Pin())
+		await(t, "it has come and gone", func() bool { return x.logins.admitted.Load() == n && x.logins.present.Load() == 0 })
+	}
+	comes(1)
 	x.follow(start.Add(cert.RotationUnused + time.Minute)) // it has been used
-	x.wantLogin(x.cfg.Listen, x.id.cert.Pin())
+	comes(2)
 	x.follow(start.Add(cert.RotationUnused + 2*time.Minute))
-	await(t, "nobody is connected", func() bool { return x.openConnections() == 0 })
 	x.follow(start.Add(cert.RotationUnused + 3*time.Minute)) // the last use
 	last := start.Add(2*cert.RotationUnused + 4*time.Minute)
 	x.follow(last) // nobody has come to the second port: the map with it may not be out
-	x.wantLogin(x.cfg.Listen, x.id.cert.Pin())
+	comes(3)
 	x.wantLogin(second, r.NewPin)
-	await(t, "nobody is connected", func() bool { return x.openConnections() == 0 })
+	await(t, "somebody has come to the second port", func() bool { return x.rotation.logins.admitted.Load() == 1 })
 	x.follow(last)
 	last = last.Add(cert.RotationUnused + time.Minute)
 	x.follow(last)
@@ -205,6 +209,28 @@ func TestRotationOfAnUnusedPort(t *testing.T) {
 		t.Error("the old port is still open")
 	}
 	x.wantLogin(second, r.NewPin)
+}
+
+// Who only waits does not count, nor twice who is let in later; and who leaves is gone.
+func TestTally(t *testing.T) {
+	var tl tally
+	for name, told := range map[string][]bool{"stranger": {false}, "member": {true}, "promoted": {false, true}, "told twice": {true, true}, "nobody": nil} {
+		before, want := tl.admitted.Load(), uint64(0)
+		if slices.Contains(told, true) {
+			want = 1
+		}
+		tl.counting(func(_ context.Context, _ net.Conn, ready func(bool)) {
+			for _, admitted := range told {
+				ready(admitted)
+			}
+			if got := uint64(tl.present.Load()); got != want {
+				t.Errorf("%s: %d present", name, got)
+			}
+		})(t.Context(), nil, func(bool) {})
+		if tl.admitted.Load()-before != want || tl.present.Load() != 0 {
+			t.Errorf("%s: %d admitted, %d left", name, tl.admitted.Load()-before, tl.present.Load())
+		}
+	}
 }
 
 // node is how nodes tells of a port.

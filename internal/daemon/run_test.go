@@ -304,9 +304,9 @@ func TestParts(t *testing.T) {
 		change func(*config.Config)
 		want   string
 	}{
-		{"all", all, "relay, admission, memory, certificate expiry, web, listener, certificate rotation, plain HTTP, plain HTTP listener, STUN, admin"},
-		{"STUN only", func(c *config.Config) { c.Listen, c.AdminListen = config.Off, config.Off }, "relay, admission, memory, STUN"},
-		{"DERP only", func(c *config.Config) { c.STUNListen = config.Off }, "relay, admission, memory, certificate expiry, web, listener, certificate rotation, admin"},
+		{"all", all, "relay, admission, memory, certificate expiry, web, listener, certificate rotation, plain HTTP, plain HTTP listener, STUN, admin, DERP map, public address"},
+		{"STUN only", func(c *config.Config) { c.Listen, c.AdminListen = config.Off, config.Off }, "relay, admission, memory, STUN, DERP map, public address"},
+		{"DERP only", func(c *config.Config) { c.STUNListen = config.Off }, "relay, admission, memory, certificate expiry, web, listener, certificate rotation, admin, DERP map, public address"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -1,7 +1,10 @@
 package daemon
 
 import (
+	"crypto/sha256"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/detour-relay/detour/internal/admit"
@@ -121,7 +124,26 @@ func (d *Daemon) memory(tenant string, e config.Entry) admit.Memory {
 	if d.book == nil {
 		return nil
 	}
-	return d.book.Memory(tenant + "/" + e.Kind + "=" + e.Name())
+	return d.book.Memory(memoryOf(tenant, e))
+}
+
+// ways are options that say how a source is asked and its answers are used; all
+// others, and its target, say which source it is.
+var ways = []string{
+	"name", "allow_for", "refuse_for", "timeout", "refresh", "on_unavailable", "max_age",
+}
+
+// memoryOf names a source's answers: what another server said under the same name is
+// not taken for its own.
+func memoryOf(tenant string, e config.Entry) string {
+	sum := sha256.New()
+	fmt.Fprintf(sum, "%q", e.Target)
+	for _, option := range slices.Sorted(maps.Keys(e.Options)) {
+		if !slices.Contains(ways, option) {
+			fmt.Fprintf(sum, " %q=%q", option, e.Options[option])
+		}
+	}
+	return fmt.Sprintf("%s/%s=%s#%x", tenant, e.Kind, e.Name(), sum.Sum(nil)[:8])
 }
 
 // inlineKeys is the source of the setting admit_key.

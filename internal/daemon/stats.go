@@ -34,6 +34,7 @@ type Stats struct {
 	SNIRoutes  *sni.Stats       `json:"sni_routes,omitempty"`
 	AlsoListen []DoorStats      `json:"also_listen,omitempty"`
 	ACME       *acme.Stats      `json:"acme,omitempty"`
+	Map        *MapStats        `json:"map,omitempty"`
 }
 
 // DoorStats are the figures of one address besides the main one.
@@ -82,6 +83,7 @@ func (d *Daemon) Stats() Stats {
 	if d.acme != nil {
 		s.ACME = ptr(d.acme.manager.Stats())
 	}
+	s.Map = d.mapStats()
 	return s
 }
 
@@ -98,6 +100,8 @@ func (d *Daemon) Health() admin.Health {
 	} else {
 		h.Problems = append(h.Problems, d.certProblems()...)
 	}
+	h.Problems = append(h.Problems, d.keeper.Problems(time.Now())...)
+	h.Problems = append(h.Problems, d.follower.Problems(time.Now())...)
 	h.OK = len(h.Problems) == 0
 	return h
 }

@@ -24,11 +24,15 @@ const headscaleComment = `# A DERP map for Headscale. Save it, for example as /e
 // The same map always gives the same bytes. It fails as JSON does.
 //
 // Of what is written Headscale uses only the regions; see its merging of maps.
-func Headscale(m Map) ([]byte, error) {
+func Headscale(m Map) ([]byte, error) { return HeadscaleWith(headscaleComment, m) }
+
+// HeadscaleWith is Headscale with another comment at its head: whole lines that
+// begin with #.
+func HeadscaleWith(comment string, m Map) ([]byte, error) {
 	if err := m.representable(); err != nil {
 		return nil, fmt.Errorf("writing DERP map for Headscale: %w", err)
 	}
-	out := bytes.NewBufferString(headscaleComment)
+	out := bytes.NewBufferString(comment)
 	enc := yaml.NewEncoder(out)
 	enc.SetIndent(2)
 	if err := enc.Encode(mapYAML(m)); err != nil {

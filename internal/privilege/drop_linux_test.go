@@ -36,7 +36,8 @@ func beChild(todo string) int {
 	if dir, ok := strings.CutPrefix(todo, "estate:"); ok {
 		e = Survey(Plan{
 			StateDir: filepath.Join(dir, "state"), Again: []string{filepath.Join(dir, "link")},
-			Fills: []string{filepath.Join(dir, "filled"), filepath.Join(dir, "none")},
+			Fills:    []string{filepath.Join(dir, "filled"), filepath.Join(dir, "none")},
+			Replaces: []string{filepath.Join(dir, "derp.yaml"), filepath.Join(dir, "state", "derp.yaml")},
 		})
 		if err := e.Give(u); err != nil {
 			return fail(err)
@@ -180,6 +181,9 @@ func TestEstate(t *testing.T) {
 	}
 	if want := at("filled") + " at " + at("filled") + "\n" + at("link") + " at "; !strings.HasPrefix(out, want) && !strings.Contains(out, "\n"+want) {
 		t.Errorf("what a relay fills is not reported: %q, want %q", out, want)
+	}
+	if want := at("derp.yaml") + " at " + dir + "\n"; !strings.Contains(out, want) || strings.Contains(out, "state/derp.yaml") {
+		t.Errorf("what a relay replaces is not reported: %q, want %q", out, want)
 	}
 	if !strings.HasSuffix(strings.TrimSpace(out), at("locked/key")+" at "+at("locked")) {
 		t.Errorf("out of reach: %q", out)

@@ -16,6 +16,7 @@ type Plan struct {
 	Makes    []string // sockets that it makes anew at each start
 	Fills    []string // directories whose every file it reads and writes while it runs
 	Again    []string // files that others make and that it reads again while it runs
+	Replaces []string // files that it puts another in the place of while it runs
 }
 
 // Estate is what a relay keeps on disk, as it stood before the relay made any

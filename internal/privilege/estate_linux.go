@@ -80,6 +80,15 @@ func (e *Estate) Unreachable() []Obstacle {
 	if at, ok := blocked(e.plan.StateDir, unix.W_OK|unix.X_OK); ok {
 		found = append(found, Obstacle{e.plan.StateDir, at, hintFor(e.plan.StateDir, at, u)})
 	}
+	for _, path := range e.plan.Replaces {
+		if real, err := filepath.EvalSymlinks(path); err == nil {
+			path = real
+		}
+		dir := filepath.Dir(path)
+		if at, ok := blocked(dir, unix.W_OK|unix.X_OK); ok {
+			found = append(found, Obstacle{path, at, fmt.Sprintf("let the relay make files there: setfacl -m u:%d:rwx %s, or name a directory of its own", u.UID, dir)})
+		}
+	}
 	for _, dir := range e.plan.Fills {
 		if at, ok := blockedWithin(dir); ok {
 			found = append(found, Obstacle{dir, at, fmt.Sprintf("chown -R %s %s", u, dir)})

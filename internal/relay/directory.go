@@ -51,8 +51,9 @@ func (d *directory) lookup(k key.Public) *entry {
 	return s.entries[k]
 }
 
-// join adds p as the newest connection of its key, which makes it the active
-// one. It returns the watchers to be flushed, and whether the key was here already.
+// join adds p, and makes it the active connection of its key unless a newer one of
+// those that have not spoken since is: of two that waited, the older may be dead. It
+// returns the watchers to be flushed, and whether the key was here already.
 func (d *directory) join(p *peer, w *watchers) (watching []*peer, second bool) {
 	s := d.shard(p.key)
 	s.mu.Lock()
@@ -62,9 +63,13 @@ func (d *directory) join(p *peer, w *watchers) (watching []*peer, second bool) {
 		e = new(entry)
 		s.entries[p.key] = e
 	}
-	e.peers = append(e.peers, p)
+	at := slices.IndexFunc(e.peers, func(other *peer) bool { return other.id > p.id })
+	if at < 0 {
+		at = len(e.peers)
+	}
+	e.peers = slices.Insert(e.peers, at, p)
 	p.entry = e
-	e.active.Store(p)
+	e.active.Store(e.peers[len(e.peers)-1])
 	return w.tell(derp.AppendPeerPresent(nil, p.presence())), len(e.peers) > 1
 }
 

@@ -52,6 +52,7 @@ type Verdict struct {
 	// verdict. Empty: its connection is closed without a word.
 	Lobby  string
 	Tenant string // a label of an admitted peer
+	Guest  bool   // admitted for a while, and no member
 	Name   string // of an admitted peer, for people; may be empty
 	// Realm parts peers: only those of one realm exchange packets. 0 is a realm
 	// as any other.
@@ -65,7 +66,8 @@ type Conn struct {
 	Link     Link
 	Addr     netip.AddrPort // of the client; invalid when unknown
 	NotIdeal bool           // the client named another relay as its ideal one
-	// LoggedIn, if set, is called once when the login is over: admitted is false for
+	// LoggedIn, if set, is called when the login is over, and again when a peer that
+	// waited is admitted, then by another goroutine: admitted is false for guests and for
 	// a peer that waits for another verdict.
 	LoggedIn func(admitted bool)
 }

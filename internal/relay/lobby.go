@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -56,7 +57,7 @@ type seat struct {
 // lobby holds the peers that wait.
 type lobby struct {
 	mu     sync.Mutex
-	peers  map[uint64]*peer   // Guarded by mu. By id.
+	peers  map[uint64]waiting // Guarded by mu. By id.
 	places *crowd.Set[uint64] // Guarded by mu. The same ids.
 	turns  *rate.Limiter      // locks itself
 }
@@ -65,7 +66,7 @@ func (l *lobby) init(size int) {
 	if size <= 0 {
 		size = DefaultLobbySize
 	}
-	l.peers = make(map[uint64]*peer)
+	l.peers = make(map[uint64]waiting)
 	l.places = crowd.New[uint64](size, lobbyPerSource)
 	l.turns = rate.NewLimiter(lobbyTurns, lobbyTurns)
 }
@@ -76,8 +77,14 @@ func (l *lobby) size() int {
 	return len(l.peers)
 }
 
+// waiting is a peer in the lobby.
+type waiting struct {
+	*peer
+	loggedIn func(admitted bool) // nil: nobody wants to know
+}
+
 // add gives p a place, and returns who lost one for it, or nil.
-func (l *lobby) add(p *peer) *peer {
+func (l *lobby) add(p waiting) *peer {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.peers[p.id] = p
@@ -87,7 +94,7 @@ func (l *lobby) add(p *peer) *peer {
 	}
 	loser := l.peers[evicted]
 	delete(l.peers, evicted)
-	return loser
+	return loser.peer
 }
 
 func (l *lobby) remove(p *peer) {
@@ -97,7 +104,7 @@ func (l *lobby) remove(p *peer) {
 	l.places.Remove(p.id)
 }
 
-func (l *lobby) get(id uint64) *peer {
+func (l *lobby) get(id uint64) waiting {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.peers[id]
@@ -108,37 +115,54 @@ func (l *lobby) all() []*peer {
 	defer l.mu.Unlock()
 	list := make([]*peer, 0, len(l.peers))
 	for _, p := range l.peers {
-		list = append(list, p)
+		list = append(list, p.peer)
 	}
 	return list
 }
 
-// each calls f for every connection, those in the lobby included, holding no lock.
+// each calls f once for every connection, those in the lobby included, holding no
+// lock. The lobby comes first, as that is the way a promotion goes.
 func (s *Server) each(f func(*peer)) {
-	s.dir.each(f)
+	seen := make(map[*peer]bool)
 	for _, p := range s.lobby.all() {
+		seen[p] = true
 		f(p)
 	}
+	s.dir.each(func(p *peer) {
+		if !seen[p] {
+			f(p)
+		}
+	})
 }
 
 // takeSeat puts a peer that has logged in where its verdict says, and sends what
 // waits for it, its ServerInfo first.
-func (s *Server) takeSeat(p *peer) {
+func (s *Server) takeSeat(p *peer, loggedIn func(admitted bool)) {
 	if p.mesh || p.verdict.Admitted {
 		s.admitPeer(p)
 	} else {
 		p.seat.waiting.Store(true)
 		p.uncounted = true
 		p.tell(p.verdict.Lobby)
-		if loser := s.lobby.add(p); loser != nil {
-			s.counts.lobbyEvicted.Add(1)
-			loser.end(errLobbyFull)
+		if loser := s.lobby.add(waiting{p, loggedIn}); loser != nil {
+			s.evict(loser)
 		}
 		p.flush()
 		s.log.Debug("peer waits", "peer", p.key, "addr", p.addr, "reason", p.verdict.Reason)
 	}
 	if !p.mesh {
 		s.opts.Admit.Seated(p.verdict)
+	}
+}
+
+// evict ends a peer that has lost its place, unless it was just promoted.
+func (s *Server) evict(p *peer) {
+	p.seat.mu.Lock()
+	waits := p.seat.waiting.Load()
+	p.seat.mu.Unlock()
+	if waits {
+		s.counts.lobbyEvicted.Add(1)
+		p.end(errLobbyFull)
 	}
 }
 
@@ -293,7 +317,7 @@ func (p *peer) label() (tenant, name string) {
 // another text, or, with no text, cut off. It reports false when no such peer waits.
 func (s *Server) Judge(id uint64, v Verdict) bool {
 	p := s.lobby.get(id)
-	if p == nil {
+	if p.peer == nil {
 		return false
 	}
 	if !v.Admitted {
@@ -312,19 +336,22 @@ func (s *Server) Judge(id uint64, v Verdict) bool {
 
 // promote moves p from the lobby to the directory. Its reader finds out at its
 // next batch.
-func (s *Server) promote(p *peer, v Verdict) bool {
+func (s *Server) promote(p waiting, v Verdict) bool {
 	p.seat.mu.Lock()
 	if p.seat.gone || !p.seat.waiting.Load() {
 		p.seat.mu.Unlock()
 		return false
 	}
-	s.lobby.remove(p)
 	p.tenant, p.name, p.realm = v.Tenant, v.Name, v.Realm
 	p.tell("") // all is well
-	watching, second := s.dir.join(p, &s.watch)
-	s.counts.joined(p, second)
+	watching, second := s.dir.join(p.peer, &s.watch)
+	s.lobby.remove(p.peer) // it is in one of the two at any time
+	s.counts.joined(p.peer, second)
 	p.seat.waiting.Store(false)
 	p.seat.mu.Unlock()
+	if p.loggedIn != nil {
+		p.loggedIn(!v.Guest)
+	}
 	s.counts.promoted.Add(1)
 	flushAll(watching)
 	p.flush()
@@ -357,11 +384,14 @@ func (s *Server) Dismiss(k key.Public, reason string, match func(Member) bool) (
 		s.each(end)
 		return n
 	}
-	for _, p := range s.dir.of(k) {
+	waited := s.lobby.all()
+	for _, p := range waited {
 		end(p)
 	}
-	for _, p := range s.lobby.all() {
-		end(p)
+	for _, p := range s.dir.of(k) {
+		if !slices.Contains(waited, p) {
+			end(p)
+		}
 	}
 	return n
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -237,6 +238,59 @@ func TestDismiss(t *testing.T) {
 		}
 		out.WantClosed()
 	})
+}
+
+// Of two connections of one key that waited, the newer receives, in whatever order
+// they are promoted: the older one may be dead. When it speaks, it does.
+func TestPromotedTwice(t *testing.T) {
+	for name, order := range map[string][]int{"older first": {0, 1}, "newer first": {1, 0}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				mine := key.NewPrivate()
+				s := start(t, func(o *relay.Options) {
+					o.Admit = &tenants{known: map[key.Public]relay.Verdict{mine.Public(): member("")}}
+				})
+				in := relaytest.Dial(t, s, relaytest.As(mine))
+				twice := key.NewPrivate()
+				out := []*relaytest.Peer{lobbied(t, s, relaytest.As(twice)), lobbied(t, s, relaytest.As(twice))}
+				ids := []uint64{}
+				for _, m := range s.Members() {
+					if m.Waiting {
+						ids = append(ids, m.ID)
+					}
+				}
+				slices.Sort(ids)
+				for _, i := range order {
+					s.Judge(ids[i], member(""))
+					out[i].Want(derp.Health)
+				}
+				in.Send(out[0], "to the newer")
+				out[1].WantPacket(in, "to the newer")
+				out[0].WantNothing(time.Second)
+				out[0].Sync() // it speaks
+				in.Send(out[0], "to who spoke last")
+				out[0].WantPacket(in, "to who spoke last")
+			})
+		})
+	}
+}
+
+// Whoever lets connections in is told of a promotion, and not of a guest's.
+func TestPromotionIsTold(t *testing.T) {
+	for name, v := range map[string]relay.Verdict{"member": member(""), "guest": {Admitted: true, Guest: true}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := start(t, func(o *relay.Options) { o.Admit = &tenants{} })
+				told := make(chan bool, 4)
+				p := lobbied(t, s, relaytest.LoggedIn(func(admitted bool) { told <- admitted }))
+				s.Judge(idOf(t, s, p.Key.Public()), v)
+				p.Want(derp.Health)
+				if first, then := <-told, <-told; first || then == v.Guest {
+					t.Errorf("told %v, then %v", first, then)
+				}
+			})
+		})
+	}
 }
 
 // Promotion, eviction and departure may meet in any way.

@@ -131,13 +131,13 @@ func (s *Server) ServeConn(ctx context.Context, c Conn) error {
 		s.counts.loginFailures.Add(1)
 		return err
 	}
-	s.takeSeat(p)
+	s.takeSeat(p, c.LoggedIn)
 	defer s.remove(p)     // after a panic too: nobody must be routed to a dead connection
 	if ctx.Err() != nil { // Serve may have missed the new peer
 		p.end(errStopped)
 	}
 	if c.LoggedIn != nil {
-		c.LoggedIn(p.mesh || p.verdict.Admitted)
+		c.LoggedIn(p.mesh || p.verdict.Admitted && !p.verdict.Guest)
 	}
 	return p.why(p.read(ctx))
 }

@@ -61,6 +61,9 @@ func Saying(p derp.ClientParams) Option { return func(d *dialing) { d.params = p
 // From makes the connection come from addr.
 func From(addr netip.AddrPort) Option { return func(d *dialing) { d.conn.Addr = addr } }
 
+// LoggedIn has f told of the login, as relay.Conn has it.
+func LoggedIn(f func(admitted bool)) Option { return func(d *dialing) { d.conn.LoggedIn = f } }
+
 // NotIdeal marks the connection as one that would rather be elsewhere.
 func NotIdeal() Option { return func(d *dialing) { d.conn.NotIdeal = true } }
 

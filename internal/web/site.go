@@ -87,6 +87,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", plainType)
 		write(w, "User-agent: *\nDisallow: /\n")
 	default:
+		if s.also != nil && s.also(w, r) {
+			return
+		}
 		if s.fallback != nil {
 			s.toFallback(w, r)
 			return

@@ -25,6 +25,7 @@ import (
 	"crypto/tls"
 	"log/slog"
 	"net"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -77,10 +78,13 @@ type Options struct {
 	// or the http or https URL to redirect to. What is none of these is taken
 	// for neutral: the config checks it.
 	FrontPage string
-	Fallback  *Fallback    // answers what is not the relay's, instead of the front page. nil: nobody does
-	Proxies   Proxies      // believed about who the client is
-	Router    Router       // nil: every connection is ours
-	Logger    *slog.Logger // hears of connections that fail, at debug. nil: nobody does
+	Fallback  *Fallback // answers what is not the relay's, instead of the front page. nil: nobody does
+	Proxies   Proxies   // believed about who the client is
+	Router    Router    // nil: every connection is ours
+	// Also may answer a request that is neither a client's nor a prober's, ahead of
+	// Fallback and FrontPage. It reports whether it has. Nil: nothing does.
+	Also   func(w http.ResponseWriter, r *http.Request) bool
+	Logger *slog.Logger // hears of connections that fail, at debug. nil: nobody does
 }
 
 // Server upgrades connections to the relay and answers all other HTTP.
@@ -88,6 +92,7 @@ type Server struct {
 	relay     Relay
 	tls       *tls.Config
 	front     frontPage
+	also      func(http.ResponseWriter, *http.Request) bool
 	fallback  *Fallback
 	proxies   Proxies
 	router    Router
@@ -105,6 +110,7 @@ func New(o Options) *Server {
 		relay:     o.Relay,
 		tls:       o.TLS,
 		front:     newFrontPage(o.FrontPage),
+		also:      o.Also,
 		fallback:  o.Fallback,
 		proxies:   o.Proxies,
 		router:    o.Router,
