@@ -25,6 +25,7 @@ import (
 var pages = []struct{ english, chinese string }{
 	{"../README.md", "../README.zh-CN.md"},
 	{"deploy.md", "deploy.zh-CN.md"},
+	{"map.md", "map.zh-CN.md"},
 }
 
 // How a command is tried.
@@ -303,7 +304,11 @@ state="--state-dir STATE"
 case $command in
 serve) set -- "$@" $state --listen 127.0.0.1:0 --stun-listen 127.0.0.1:0 --http-listen off --admin-listen unix:STATE/admin.sock ;;
 derper) set -- "$@" -a 127.0.0.1:0 -stun-port 0 -http-port -1 -certdir DIR/derper -c DIR/derper/derper.key ;;
-map | healthcheck) set -- "$@" $state --listen :8443 --stun-listen :3478 --public-ipv4 198.51.100.7 --admin-listen unix:STATE/admin.sock ;;
+map | healthcheck)
+	case $1 in
+	check | convert | diff) ;; # of any map, and no relay
+	*) set -- "$@" $state --listen :8443 --stun-listen :3478 --public-ipv4 198.51.100.7 --admin-listen unix:STATE/admin.sock ;;
+	esac ;;
 key) set -- "$@" $state ;;
 esac
 exec BINARY ${command:+"$command"} "$@"

@@ -24,6 +24,7 @@ const (
 	exitOK     = 0
 	exitFailed = 1
 	exitUsage  = 2 // the command line itself is wrong
+	exitCannot = 2 // there was nothing to judge, where exitFailed is a verdict; see cannotError
 )
 
 func main() {
@@ -45,6 +46,11 @@ func wrongUsage(cmd *cobra.Command, reason string) error {
 	return &usageError{fmt.Sprintf("%s; hint: see `%s --help`", reason, cmd.CommandPath())}
 }
 
+// cannotError ends a command that judges something, and could not look at it.
+type cannotError struct{ err error }
+
+func (e *cannotError) Error() string { return e.err.Error() }
+
 // run carries out one command line and returns its exit status.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root := rootCommand()
@@ -62,6 +68,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	var usage *usageError
 	if errors.As(err, &usage) {
 		return exitUsage
+	}
+	var cannot *cannotError
+	if errors.As(err, &cannot) {
+		return exitCannot
 	}
 	return exitFailed
 }

@@ -12,12 +12,19 @@ import (
 func mapCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "map",
-		Short: "Print the DERP map of this relay",
+		Short: "Print the DERP map of this relay, or work on any map",
 		Long: "Print the DERP map of this relay alone on standard output, and warnings on standard error. It takes the flags\n" +
-			"of `detour serve`: give it the same ones, or the same --config. The relay must have run once.",
-		Args: noArguments(),
+			"of `detour serve`: give it the same ones, or the same --config. The relay must have run once.\n\n" +
+			"Its subcommands work on any map, from a file, a URL or standard input, and need no relay.",
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 && len(cmd.SuggestionsFor(args[0])) > 0 {
+				return noSuchCommand(cmd, args)
+			}
+			return arguments(0, 0, "")(cmd, args)
+		},
+		SuggestionsMinimumDistance: maxSlips,
 	}
-	cmd.AddCommand(mapMergeCommand())
+	cmd.AddCommand(mapCheckCommand(), mapConvertCommand(), mapDiffCommand(), mapMergeCommand())
 	s := bindSettings(cmd)
 	format := cmd.Flags().String("format", "headscale", "`form` of the map: headscale (YAML), json, or policy (Tailscale policy file)")
 	old := cmd.Flags().Bool("for-old-clients", false, "print InsecureForTests in place of the pin, for clients older than 1.84; they then check no certificate")

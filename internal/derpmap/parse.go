@@ -23,7 +23,7 @@ const maxReasons = 3
 
 // ParseError says why a text is not a DERP map.
 type ParseError struct {
-	Form   string // "JSON" or "Headscale YAML"
+	Form   string // "JSON", "Headscale YAML" or "Tailscale policy"
 	Line   int    // from 1; 0 when not known; of broken YAML syntax it may be a line early
 	Reason string // what is wrong, in one line
 	Hint   string // what to do about it; may be empty
@@ -48,16 +48,23 @@ func (e *ParseError) Error() string {
 // It says nothing about whether the map would work. Errors are a *ParseError or
 // wrap ErrTooLarge.
 func ParseJSON(data []byte) (Map, error) {
-	const form = "JSON"
 	if len(data) > MaxSize {
-		return Map{}, fmt.Errorf("reading DERP map as %s: %w", form, ErrTooLarge)
+		return Map{}, tooLarge(FormJSON)
 	}
+	return parseJSON(FormJSON, data)
+}
+
+func tooLarge(form Form) error {
+	return fmt.Errorf("reading DERP map as %s: %w", form.Title(), ErrTooLarge)
+}
+
+func parseJSON(form Form, data []byte) (Map, error) {
 	var m Map
 	err := json.Unmarshal(data, &m)
 	if err == nil {
 		return m, nil
 	}
-	e := &ParseError{Form: form, Reason: err.Error()}
+	e := &ParseError{Form: form.Title(), Reason: err.Error()}
 	var syntaxErr *json.SyntaxError
 	var typeErr *json.UnmarshalTypeError
 	switch {
@@ -78,36 +85,35 @@ func ParseJSON(data []byte) (Map, error) {
 // text that is not UTF-8, numbers that are not finite. Errors are a *ParseError
 // or wrap ErrTooLarge.
 func ParseHeadscale(data []byte) (Map, error) {
-	const form = "Headscale YAML"
 	if len(data) > MaxSize {
-		return Map{}, fmt.Errorf("reading DERP map as %s: %w", form, ErrTooLarge)
+		return Map{}, tooLarge(FormHeadscale)
 	}
 	var doc yaml.Node
 	if err := yaml.Unmarshal(data, &doc); err != nil {
-		return Map{}, yamlError(form, err)
+		return Map{}, yamlError(err)
 	}
 	if err := checkYAML(&doc); err != nil {
-		return Map{}, yamlError(form, err)
+		return Map{}, yamlError(err)
 	}
 	var m Map
 	if err := doc.Decode(&m); err != nil {
-		return Map{}, yamlError(form, err)
+		return Map{}, yamlError(err)
 	}
 	if err := m.representable(); err != nil {
-		return Map{}, &ParseError{Form: form, Reason: err.Error()}
+		return Map{}, &ParseError{Form: FormHeadscale.Title(), Reason: err.Error()}
 	}
 	return m, nil
 }
 
 // yamlError turns yaml.v3's errors and checkYAML's, which carry their line in the text
 // ("line 3: …"), into one line.
-func yamlError(form string, err error) *ParseError {
+func yamlError(err error) *ParseError {
 	reasons := []string{strings.TrimPrefix(err.Error(), "yaml: ")}
 	var typeErr *yaml.TypeError
 	if errors.As(err, &typeErr) && len(typeErr.Errors) > 0 {
 		reasons = typeErr.Errors
 	}
-	e := &ParseError{Form: form}
+	e := &ParseError{Form: FormHeadscale.Title()}
 	if _, err := fmt.Sscanf(reasons[0], "line %d:", &e.Line); err == nil {
 		_, reasons[0], _ = strings.Cut(reasons[0], ": ")
 	}

@@ -68,9 +68,20 @@ func (b *yamlBound) distinct(mapping *yaml.Node) error {
 		n := mapping.Content[i]
 		k := key{n.Kind, n.Value}
 		if line, twice := lines[k]; twice {
-			return fmt.Errorf("line %d: key %q is already defined at line %d", n.Line, n.Value, line)
+			return &keyTwiceError{n.Value, n.Line, line}
 		}
 		lines[k] = n.Line
 	}
 	return nil
+}
+
+// keyTwiceError says that a key stands twice in one mapping, which yaml.v3 does
+// not decode.
+type keyTwiceError struct {
+	key         string
+	line, first int
+}
+
+func (e *keyTwiceError) Error() string {
+	return fmt.Sprintf("line %d: key %q is already defined at line %d", e.line, e.key, e.first)
 }
