@@ -6,14 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -57,7 +54,7 @@ func doctorCommand() *cobra.Command {
 	}
 	d := &doctoring{settings: bindSettings(cmd)}
 	f := cmd.Flags()
-	f.StringVar(&d.mapAt, "map", "", "`file or URL` of a DERP map whose relays are looked at, in JSON or Headscale's YAML")
+	f.StringVar(&d.mapAt, "map", "", "`file or URL` of a DERP map whose relays are looked at, in any form; - for standard input")
 	f.StringVar(&d.region, "region", "", "code or id of the map's region to look at")
 	f.StringVar(&d.node, "node", "", "name of the map's node to look at")
 	f.StringVar(&d.certName, "cert-name", "", "CertName that the map has for the relay at the URL")
@@ -86,7 +83,7 @@ func (d *doctoring) run(cmd *cobra.Command, args []string) (failed bool, err err
 	if d.lang != "en" && d.lang != probe.Chinese {
 		return false, fmt.Errorf("--lang %q is unknown; hint: use en or zh", d.lang)
 	}
-	visits, err := d.visits(cmd.Context(), args)
+	visits, err := d.visits(cmd, args)
 	if err != nil {
 		return false, err
 	}
@@ -109,7 +106,7 @@ func (d *doctoring) run(cmd *cobra.Command, args []string) (failed bool, err err
 }
 
 // visits says what is looked at.
-func (d *doctoring) visits(ctx context.Context, args []string) ([]probe.DoctorOptions, error) {
+func (d *doctoring) visits(cmd *cobra.Command, args []string) ([]probe.DoctorOptions, error) {
 	common := probe.DoctorOptions{Lang: d.lang, Long: d.long}
 	if d.tokenFile != "" {
 		text, err := os.ReadFile(d.tokenFile)
@@ -137,9 +134,9 @@ func (d *doctoring) visits(ctx context.Context, args []string) ([]probe.DoctorOp
 	case len(args) == 1:
 		return d.atURL(args[0], common)
 	case d.mapAt != "":
-		return d.ofMap(ctx, common)
+		return d.ofMap(cmd, common)
 	}
-	return d.here(ctx, common)
+	return d.here(cmd.Context(), common)
 }
 
 func (d *doctoring) atURL(text string, o probe.DoctorOptions) ([]probe.DoctorOptions, error) {
@@ -161,10 +158,14 @@ func (d *doctoring) atURL(text string, o probe.DoctorOptions) ([]probe.DoctorOpt
 // maxVisits bounds how many relays one run looks at.
 const maxVisits = 16
 
-func (d *doctoring) ofMap(ctx context.Context, o probe.DoctorOptions) ([]probe.DoctorOptions, error) {
-	m, err := readMap(ctx, d.mapAt)
+func (d *doctoring) ofMap(cmd *cobra.Command, o probe.DoctorOptions) ([]probe.DoctorOptions, error) {
+	source, err := readMap(cmd, d.mapAt)
 	if err != nil {
 		return nil, err
+	}
+	m, err := derpmap.ParseLoose(source.form(""), source.data)
+	if err != nil {
+		return nil, fmt.Errorf("read the map: %w; hint: detour map check says what is wrong with it", err)
 	}
 	var visits []probe.DoctorOptions
 	ids := make([]int, 0, len(m.Regions))
@@ -190,54 +191,6 @@ func (d *doctoring) ofMap(ctx context.Context, o probe.DoctorOptions) ([]probe.D
 		return nil, fmt.Errorf("the map has %d relays, more than %d; hint: choose with --region or --node", len(visits), maxVisits)
 	}
 	return visits, nil
-}
-
-// readMap reads a map from a file or URL, in any form that is known.
-func readMap(ctx context.Context, at string) (derpmap.Map, error) {
-	const most = 4 << 20 // bytes
-	const wait = 10 * time.Second
-	var text []byte
-	var err error
-	if strings.HasPrefix(at, "http://") || strings.HasPrefix(at, "https://") {
-		ctx, cancel := context.WithTimeout(ctx, wait)
-		defer cancel()
-		text, err = fetch(ctx, at, most)
-	} else {
-		text, err = os.ReadFile(at)
-	}
-	if err != nil {
-		return derpmap.Map{}, fmt.Errorf("read the map: %w; hint: give a file or URL that holds one, as detour map prints it", err)
-	}
-	read := derpmap.ParseHeadscale
-	if strings.HasPrefix(strings.TrimSpace(string(text)), "{") {
-		read = derpmap.ParseJSON
-	}
-	m, err := read(text)
-	if err != nil {
-		return m, fmt.Errorf("read the map: %w", err)
-	}
-	return m, nil
-}
-
-func fetch(ctx context.Context, url string, most int64) ([]byte, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return nil, err
-	}
-	get := &http.Client{Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true}}
-	r, err := get.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	defer r.Body.Close()
-	if r.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("%s answers %s", url, r.Status)
-	}
-	text, err := io.ReadAll(io.LimitReader(r.Body, most+1))
-	if int64(len(text)) > most {
-		return nil, fmt.Errorf("%s holds more than %d bytes", url, most)
-	}
-	return text, err
 }
 
 // examineAll carries out visits, a few at a time.
