@@ -67,7 +67,7 @@ func doctorCommand() *cobra.Command {
 		failed, err := d.run(cmd, args)
 		switch {
 		case err != nil:
-			return &usageError{err.Error()} // for the exit status: doctor could not run
+			return &cannotError{err}
 		case failed:
 			return errReported
 		}

@@ -117,9 +117,19 @@ func TestDoctorThatCannotRun(t *testing.T) {
 	}
 	write(t, many, `{"Regions":{"1":{"RegionID":1,"RegionCode":"x","Nodes":[`+strings.Join(nodes, ",")+`]}}}`)
 	for _, args := range [][]string{
-		{"--state-dir", stateDir(t)}, {"https://a.test/path"}, {"ftp://a.test"}, {"--lang", "fr"}, {"--region", "x"}, {"a.test", "--map", many},
-		{"--map", filepath.Join(dir, "none")}, {"--map", many, "--region", "y"}, {"--map", many}, {"a.test", "--token-file", bad}, {"a.test", "--token-file", dir},
-		{"a.test", "--node-key", "x"}, {"--map", "http://127.0.0.1:1/"},
+		{"--state-dir", stateDir(t)},
+		{"https://a.test/path"},
+		{"ftp://a.test"},
+		{"--lang", "fr"},
+		{"--region", "x"},
+		{"a.test", "--map", many},
+		{"--map", filepath.Join(dir, "none")},
+		{"--map", many, "--region", "y"},
+		{"--map", many},
+		{"a.test", "--token-file", bad},
+		{"a.test", "--token-file", dir},
+		{"a.test", "--node-key", "x"},
+		{"--map", "http://127.0.0.1:1/"},
 	} {
 		detour(t, append([]string{"doctor"}, args...)...).want(t, exitUsage, "", "hint: ")
 	}
