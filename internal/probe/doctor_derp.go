@@ -380,9 +380,15 @@ func (v *visit) checkKeepAlive(ctx context.Context) outcome {
 	defer wait.Stop()
 	look := time.NewTicker(v.o.LongWait / 100)
 	defer look.Stop()
+	again := time.NewTicker(v.o.LongWait / 3)
+	defer again.Stop()
 	start := time.Now()
 	for p.KeepAlives() == 0 {
 		select {
+		case <-again.C: // who was let in for a minute is cut off before a keepalive is due
+			if v.o.Invite != nil && v.o.Token == nil {
+				_ = v.o.Invite(ctx, []key.Public{v.peers[0].Key(), v.peers[1].Key()}) // if it fails, the cut shows it
+			}
 		case <-p.Done():
 			return fail("keepalive.cut", time.Since(start).Round(time.Second).String(), oneLine(p.Err()))
 		case <-wait.C:
