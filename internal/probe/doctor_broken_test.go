@@ -14,7 +14,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -156,16 +155,20 @@ var broken = []struct {
 	{"well: without STUN", func(s *sick) { s.node.STUNPort = -1 }, "stun.off"},
 	{"well: keepalive", func(s *sick) { s.o.Long, s.o.LongWait, s.relay.KeepAlive = true, 20*time.Second, 50*time.Millisecond }, "keepalive.good"},
 	{"well: keepalive, by a relay that lets probes in for a while", func(s *sick) {
-		s.o.Token, s.o.Long, s.o.LongWait = nil, true, 600*time.Millisecond
-		var invited atomic.Int64
-		s.relay.Refuses = func(key.Public) bool { return invited.Load() == 0 }
-		s.relay.KeepAlive = 400 * time.Millisecond
-		s.o.Invite = func(context.Context, []key.Public) error { invited.Add(1); return nil }
-		s.t.Cleanup(func() {
-			if invited.Load() < 2 {
-				s.t.Errorf("the probes are let in %d times", invited.Load())
+		s.o.Token, s.o.Long, s.o.LongWait = nil, true, 3*time.Second
+		again := make(chan struct{}) // keepalives come when the probes were let in once more
+		var invited sync.Map
+		closing := sync.OnceFunc(func() { close(again) })
+		s.relay.KeepAliveWhen = again
+		s.relay.Refuses = func(k key.Public) bool { _, ok := invited.Load(k); return !ok }
+		s.o.Invite = func(_ context.Context, keys []key.Public) error {
+			for _, k := range keys {
+				if _, before := invited.LoadOrStore(k, true); before {
+					closing()
+				}
 			}
-		})
+			return nil
+		}
 	}, "keepalive.good"},
 	{"well: port 80", func(s *sick) {
 		s.port80(func(r *http.Request) string {

@@ -38,13 +38,14 @@ type Fake struct {
 	Date        func() time.Time             // nil: no Date header
 	TypedKey    bool                         // the key in the 101 has its prefix, as Headscale's
 
-	NoGreeting bool                    // silent after the 101
-	Refuses    func(k key.Public) bool // hangs up at the login
-	Silent     bool                    // never answers a login
-	CutsAfter  bool                    // hangs up behind the login
-	NoPongs    bool
-	KeepAlive  time.Duration // one after this time; 0: none
-	Health     string
+	NoGreeting    bool                    // silent after the 101
+	Refuses       func(k key.Public) bool // hangs up at the login
+	Silent        bool                    // never answers a login
+	CutsAfter     bool                    // hangs up behind the login
+	NoPongs       bool
+	KeepAlive     time.Duration   // one after this time; 0: none
+	KeepAliveWhen <-chan struct{} // another one for each peer when this is closed; nil: never
+	Health        string
 	// Forward changes a packet on its way; false: it goes nowhere. first is the key of
 	// the peer that logged in first of those two that are there.
 	Forward func(from, to key.Public, packet []byte) ([]byte, bool)
@@ -264,6 +265,18 @@ func (f *Fake) serveDERP(c net.Conn, in io.Reader, private key.Private) {
 	if f.KeepAlive > 0 {
 		timer := time.AfterFunc(f.KeepAlive, func() { p.write(derp.AppendKeepAlive(nil)) })
 		defer timer.Stop()
+	}
+	if f.KeepAliveWhen != nil {
+		left := make(chan struct{})
+		var waiting sync.WaitGroup
+		waiting.Go(func() {
+			select {
+			case <-f.KeepAliveWhen:
+				p.write(derp.AppendKeepAlive(nil))
+			case <-left:
+			}
+		})
+		defer func() { close(left); waiting.Wait() }()
 	}
 	for !f.CutsAfter && f.frame(p, k, in) == nil {
 	}
