@@ -51,7 +51,7 @@ var arrows = map[string][]string{
 	"internal/mapkeep":   {"internal/derpmap"},
 	"internal/mesh":      {"internal/client", "internal/derp", "internal/key"},
 	"internal/sni":       {},
-	"internal/probe":     {"internal/client", "internal/derpmap", "internal/key", "internal/stun"},
+	"internal/probe":     {"internal/client", "internal/derp", "internal/derpmap", "internal/key", "internal/stun"},
 	"internal/relay":     {"internal/crowd", "internal/derp", "internal/key"},
 	"internal/stun":      {},
 	"internal/unixsock":  {},

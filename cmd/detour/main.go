@@ -109,7 +109,7 @@ func rootCommand() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return wrongUsage(cmd, err.Error())
 	})
-	root.AddCommand(serveCommand(), statusCommand(), admitCommand(), kickCommand(), banCommand(), mapCommand(), keyCommand(), certCommand(), configCommand(), healthcheckCommand(), benchCommand(), derperCommand(), containerCommand(), versionCommand())
+	root.AddCommand(serveCommand(), statusCommand(), doctorCommand(), admitCommand(), kickCommand(), banCommand(), mapCommand(), keyCommand(), certCommand(), configCommand(), healthcheckCommand(), benchCommand(), derperCommand(), containerCommand(), versionCommand())
 	return root
 }
 
