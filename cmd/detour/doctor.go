@@ -159,7 +159,7 @@ func (d *doctoring) atURL(text string, o probe.DoctorOptions) ([]probe.DoctorOpt
 const maxVisits = 16
 
 func (d *doctoring) ofMap(cmd *cobra.Command, o probe.DoctorOptions) ([]probe.DoctorOptions, error) {
-	source, err := readMap(cmd, d.mapAt)
+	source, err := readMap(cmd, d.mapAt, derpmap.FetchOptions{})
 	if err != nil {
 		return nil, err
 	}
