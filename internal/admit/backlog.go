@@ -11,13 +11,13 @@ type backlog struct {
 	more chan struct{} // holds one at most: somebody is due
 
 	mu    sync.Mutex
-	due   [2][]Present       // guarded by mu; members, and those who wait
-	asked map[uint64]Present // guarded by mu; by ID, who is being asked about
-	again map[uint64]Present // guarded by mu; those of asked who will be due again
+	due   [2][]Present        // guarded by mu; members, and those who wait
+	asked map[uint64]struct{} // guarded by mu; by ID, who is being asked about
+	again map[uint64]Present  // guarded by mu; those of asked who will be due again
 }
 
 func newBacklog() *backlog {
-	return &backlog{more: make(chan struct{}, 1), asked: make(map[uint64]Present), again: make(map[uint64]Present)}
+	return &backlog{more: make(chan struct{}, 1), asked: make(map[uint64]struct{}), again: make(map[uint64]Present)}
 }
 
 // rank is 0 for members, who come first.
@@ -87,7 +87,7 @@ func (b *backlog) take() (Present, bool) {
 	}
 	p := b.due[i][0]
 	b.due[i] = b.due[i][1:]
-	b.asked[p.ID] = p
+	b.asked[p.ID] = struct{}{}
 	b.signal()
 	return p, true
 }
